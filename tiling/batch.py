@@ -1,0 +1,196 @@
+"""Many slides to bags: worker processes, resuming, the manifest, failures."""
+
+import csv
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import NamedTuple, TypeVar
+
+from tqdm import tqdm
+
+from tiling.bag import bag_path, read_header, replacing, write_bag
+from tiling.errors import BagError, InputError, SlideError, TilingError
+from tiling.sources import SlideRef
+from tiling.tile import NO_TISSUE, TileSpec, tile_slide
+
+MANIFEST = "manifest.csv"
+
+Result = TypeVar("Result")
+
+
+class ManifestRow(NamedTuple):
+    """What became of a slide: `status` is done, empty (no tissue) or failed, and then `error` says why."""
+
+    slide_id: str
+    path: str
+    status: str
+    tiles: int
+    seconds: float
+    error: str
+
+
+def tile_batch(
+    slides: Sequence[SlideRef], spec: TileSpec, out: Path, workers: int, overwrite: bool = False
+) -> list[ManifestRow]:
+    """Write a bag for each slide into `out`, and the manifest; gives the rows of these slides, in their order.
+
+    A bag that is complete and has the same spec is kept. Raises InputError, before any work, where `out` cannot be
+    written or holds a bag of another spec or another file and `overwrite` is false.
+    """
+    _make_writable(out)
+    before = read_manifest(out)
+    rows = {} if overwrite else {s.slide_id: row for s in slides if (row := _finished(s, spec, out, before))}
+    todo = [slide for slide in slides if slide.slide_id not in rows]
+    try:
+        with tqdm(total=len(slides), initial=len(rows), unit="slide", desc="tiling", dynamic_ncols=True) as bar:
+            for slide, result in run_slides(partial(_tile_one, spec, out), todo, workers):
+                row = result if isinstance(result, ManifestRow) else _failed(slide, result)
+                rows[slide.slide_id] = row
+                if row.error:
+                    bar.write(f"{row.status}: {row.slide_id}: {row.error}")
+                bar.update()
+    finally:
+        write_manifest(out, {**before, **rows})
+    return [rows[slide.slide_id] for slide in slides]
+
+
+def run_slides(
+    task: Callable[[SlideRef], Result], slides: Iterable[SlideRef], workers: int
+) -> Iterator[tuple[SlideRef, Result | Exception]]:
+    """Each slide with what `task` gave for it in a worker process, or the error it raised, as they finish.
+
+    A slide whose worker dies (a decoder that crashes) gets a SlideError; the others are not touched by it.
+    """
+    waiting = deque(slides)
+    while waiting:
+        for slide in (yield from _run_until_crash(task, waiting, workers)):
+            # One of these killed its worker, and the others died with it: each has another try, alone.
+            alone = deque([slide])
+            if (yield from _run_until_crash(task, alone, 1)):
+                yield slide, SlideError(
+                    f"{str(slide.path)!r} killed the process that read it (a crash in a decoder, or too little "
+                    "memory); check the file, or give fewer --workers"
+                )
+
+
+def read_manifest(folder: Path) -> dict[str, ManifestRow]:
+    """The rows of a folder's manifest by slide_id; none where there is no manifest."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {
+                row["slide_id"]: ManifestRow(
+                    row["slide_id"], row["path"], row["status"], int(row["tiles"]), float(row["seconds"]), row["error"]
+                )
+                for row in csv.DictReader(file)
+            }
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{str(path)!r} is no manifest of this program ({error}); delete it") from error
+
+
+def write_manifest(folder: Path, rows: dict[str, ManifestRow]) -> None:
+    """Write the manifest, sorted by slide_id, whole or not at all."""
+    with replacing(folder / MANIFEST) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(ManifestRow._fields)
+        for slide_id in sorted(rows):
+            row = rows[slide_id]
+            table.writerow(row._replace(seconds=round(row.seconds, 3)))
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the folder {str(folder)!r} ({error.strerror}); choose another --out"
+        ) from error
+
+
+def _finished(slide: SlideRef, spec: TileSpec, out: Path, before: dict[str, ManifestRow]) -> ManifestRow | None:
+    """The row of a slide whose bag is there already, None where it has to be made."""
+    path = bag_path(out, slide.slide_id)
+    if not path.exists():
+        return None
+    try:
+        header = read_header(path)
+    except BagError:
+        return None  # not ours or damaged: made again
+    changed = [name for name, value in asdict(spec).items() if header.spec.get(name) != value]
+    if changed:
+        raise InputError(
+            f"{str(path)!r} was made with another {', '.join(changed)}; "
+            "choose another --out, or --overwrite the bags there"
+        )
+    if slide.mpp not in (None, header.mpp) or _size_of(slide.path) not in (None, header.slide_bytes):
+        raise InputError(
+            f"{str(path)!r} was made from another file or with another mpp than {str(slide.path)!r} has; "
+            "rename the slide, or --overwrite the bags there"
+        )
+    row = before.get(slide.slide_id)
+    if row is not None and row.status == "done":
+        return row
+    return ManifestRow(slide.slide_id, str(slide.path), "done", header.tiles, 0.0, "")
+
+
+def _size_of(path: Path) -> int | None:
+    """Bytes of a file, None where it is gone (its bag is still good)."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _tile_one(spec: TileSpec, out: Path, slide: SlideRef) -> ManifestRow:
+    start = time.perf_counter()
+    bag = tile_slide(slide.path, spec, slide.slide_id, slide.mpp)
+    path = bag_path(out, slide.slide_id)
+    if len(bag):
+        write_bag(path, bag)
+    else:
+        path.unlink(missing_ok=True)  # an older bag of another spec would pass for this one
+    status, error = ("done", "") if len(bag) else ("empty", NO_TISSUE)
+    return ManifestRow(slide.slide_id, str(slide.path), status, len(bag), time.perf_counter() - start, error)
+
+
+def _failed(slide: SlideRef, error: Exception) -> ManifestRow:
+    return ManifestRow(slide.slide_id, str(slide.path), "failed", 0, 0.0, failure(slide, error))
+
+
+def failure(slide: SlideRef, error: Exception) -> str:
+    """One sentence for a slide that failed; an error nobody foresaw is named with its type."""
+    if isinstance(error, TilingError):
+        return str(error)
+    cause = " ".join(str(error).split())
+    return f"{str(slide.path)!r} met an unexpected {type(error).__name__} ({cause}); please report it"
+
+
+def _run_until_crash(
+    task: Callable[[SlideRef], Result], waiting: deque[SlideRef], workers: int
+) -> Generator[tuple[SlideRef, Result | Exception], None, list[SlideRef]]:
+    """Work through `waiting` until it is empty or a worker dies; gives back the slides that were under way then."""
+    running: dict[Future[Result], SlideRef] = {}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        while waiting or running:
+            while waiting and len(running) < 2 * workers:
+                running[pool.submit(task, waiting[0])] = waiting[0]
+                waiting.popleft()
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                try:
+                    result: Result | Exception = future.result()
+                except BrokenProcessPool:
+                    return list(running.values())
+                except Exception as error:  # noqa: BLE001: a row says what it was, and the batch goes on
+                    result = error
+                yield running.pop(future), result
+    return []

@@ -1,0 +1,95 @@
+"""Command lines made from settings dataclasses: flags and YAML keys are their fields, wrong input is one sentence."""
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, TypeVar, get_type_hints
+
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, ArgumentParser, Namespace
+
+from tiling.errors import TilingError
+
+Settings = TypeVar("Settings")
+
+OK, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def make_parser(prog: str, description: str) -> ArgumentParser:
+    """An empty parser whose errors are raised, so that `run` can word them."""
+    return ArgumentParser(prog=prog, description=description, exit_on_error=False)
+
+
+def add_config(parser: ArgumentParser) -> None:
+    """Add `--config FILE`: YAML that gives defaults; flags win."""
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with settings; flags win over it")
+
+
+def add_settings(parser: ArgumentParser, settings: type, title: str) -> None:
+    """Add a flag for every field of a settings dataclass: `longest_edge` becomes `--longest-edge`."""
+    group = parser.add_argument_group(title)
+    hints = get_type_hints(settings)
+    for field in fields(settings):
+        flag, hint = "--" + field.name.replace("_", "-"), hints[field.name]
+        kind = {"action": ActionYesNo(yes_prefix="", no_prefix="no-")} if hint is bool else {"type": hint}
+        group.add_argument(flag, default=field.default, help=field.metadata["help"], **kind)
+
+
+def settings_from(args: Namespace, settings: type[Settings]) -> Settings:
+    """The settings dataclass filled from parsed arguments."""
+    return settings(**{field.name: args[field.name] for field in fields(settings)})  # type: ignore[arg-type]
+
+
+def run(
+    parser: ArgumentParser,
+    work: Callable[[Namespace], int],
+    argv: list[str] | None,
+    errors: tuple[type[Exception], ...] = (TilingError,),
+) -> int:
+    """Parse `argv` (the process's own if None), do the work and give its exit status.
+
+    What a user can cause, a wrong flag or one of `errors`, is one sentence on stderr and status 2.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return work(parser.parse_args(argv))
+    except ArgumentError as error:
+        return _complain(parser, explain(str(error), argv))
+    except errors as error:
+        return _complain(parser, str(error))
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; what was finished is kept", file=sys.stderr)
+        return INTERRUPTED
+
+
+def explain(message: str, argv: list[str]) -> str:
+    """One sentence from a message of jsonargparse, which may run over many lines."""
+    key = re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL)
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    if message.startswith("Option "):
+        return f"{message[0].lower()}{message[1:]} in {_config_of(argv)!r}; see --help for the settings there are"
+    if key is None:
+        return " ".join(message.split())
+    if value is None:
+        return f"--{key[1]}: {' '.join(key[2].split())}"
+    expected = re.findall(r"Expected a (.*?)(?:\. Got value.*)?$", message, re.MULTILINE)
+    wanted = " or ".join(_plain_type(text) for text in expected)
+    return f"--{key[1].replace('_', '-')} {value[1]!r} is not {wanted}"
+
+
+def _plain_type(text: str) -> str:
+    if options := re.search(r"Literal\[(.*)\]", text):
+        return "one of " + options[1].replace("'", "")
+    name = re.sub(r"<class '(.*)'>", r"\1", text)
+    return {"int": "a whole number", "float": "a number", "NoneType": "null", "bool": "true or false"}.get(name, name)
+
+
+def _config_of(argv: list[str]) -> Any:
+    given = [after for flag, after in zip(argv, argv[1:], strict=False) if flag == "--config"]
+    given += [arg.partition("=")[2] for arg in argv if arg.startswith("--config=")]
+    return given[-1] if given else "the configuration"
+
+
+def _complain(parser: ArgumentParser, sentence: str) -> int:
+    print(f"{parser.prog}: error: {sentence}", file=sys.stderr)
+    return WRONG_INPUT

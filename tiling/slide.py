@@ -1,0 +1,282 @@
+"""Open a slide and read any region of it at any scale, in level-0 pixels.
+
+OpenSlide knows the vendors' formats; libvips decodes pixels about three times faster, and opens plain images and
+the TIFFs that OpenSlide refuses. So OpenSlide opens first, and libvips reads the pixels wherever it sees the same
+pages. This is the only module that imports them.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import openslide
+import pyvips
+import tifffile
+from PIL import Image
+
+from tiling.errors import SlideError
+
+pyvips.cache_set_max(0)  # libvips would otherwise keep the last hundred operations, and so slides, open
+
+OPENSLIDE_EXTENSIONS = frozenset(
+    ".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi".split()
+)
+VIPS_EXTENSIONS = frozenset(
+    ".tif .tiff .qptiff .jpg .jpeg .jpe .jfif .png .webp .gif .heic .heif .avif".split()
+)
+EXTENSIONS = OPENSLIDE_EXTENSIONS | VIPS_EXTENSIONS
+
+_SAME_IN_VIPS = frozenset({"aperio", "generic-tiff"})  # vendors whose levels are plain TIFF pages
+_VIPS_COMPRESSIONS = frozenset(
+    tifffile.COMPRESSION[name]
+    for name in "NONE LZW JPEG DEFLATE ADOBE_DEFLATE PACKBITS WEBP ZSTD LZMA CCITTRLE CCITT_T4 CCITT_T6".split()
+)
+_PLAUSIBLE_MPP = (0.02, 50.0)  # outside: a screen's dpi or a wrong unit, not the scale of a microscope
+_FULL_SCALE_SLACK_PX = 1.0  # a level whose region is this close to the wanted size is taken as it is
+
+ReadPixels = Callable[[int, int, int, int], np.ndarray]
+
+
+class Level(NamedTuple):
+    """One resolution of a slide; `read(x, y, width, height)` takes pixels of this level, all inside it."""
+
+    width_px: int
+    height_px: int
+    read: ReadPixels
+
+
+class Slide(NamedTuple):
+    """An open slide. Sizes are level-0 pixels; `mpp` is µm per level-0 pixel, None where unknown."""
+
+    path: Path
+    width_px: int
+    height_px: int
+    mpp: float | None
+    vendor: str
+    levels: tuple[Level, ...]
+
+    def read_region(
+        self, x0: float, y0: float, width0_px: float, height0_px: float, out_px: tuple[int, int]
+    ) -> np.ndarray:
+        """RGB uint8 (out height, out width, 3) of the level-0 rectangle, reduced or enlarged to `out_px`.
+
+        `out_px` is (width, height). What lies outside the slide is white. Raises SlideError where the file
+        cannot be decoded.
+        """
+        level = self.levels[self._level_for(width0_px / out_px[0])]
+        scale_x, scale_y = level.width_px / self.width_px, level.height_px / self.height_px
+        left, top = x0 * scale_x, y0 * scale_y
+        width, height = width0_px * scale_x, height0_px * scale_y
+        if (
+            abs(width - out_px[0]) < _FULL_SCALE_SLACK_PX
+            and abs(height - out_px[1]) < _FULL_SCALE_SLACK_PX
+        ):
+            return self._read_padded(level, round(left), round(top), *out_px)
+        # A margin of one output pixel lets the filter see across the border, so that neighbours join without a seam.
+        margin_x, margin_y = math.ceil(width / out_px[0]), math.ceil(height / out_px[1])
+        hull_left, hull_top = math.floor(left) - margin_x, math.floor(top) - margin_y
+        hull_right = math.ceil(left + width) + margin_x
+        hull_bottom = math.ceil(top + height) + margin_y
+        hull = self._read_padded(level, hull_left, hull_top, hull_right - hull_left, hull_bottom - hull_top)
+        box = (left - hull_left, top - hull_top, left - hull_left + width, top - hull_top + height)
+        return resize(hull, out_px, box)
+
+    def _level_for(self, downsample: float) -> int:
+        """Index of the coarsest level that is at least as fine as `downsample` (or nearly so)."""
+        fine = [i for i, level in enumerate(self.levels) if self.width_px / level.width_px <= downsample * 1.01]
+        return max(fine, key=lambda i: self.width_px / self.levels[i].width_px, default=0)
+
+    def _read_padded(self, level: Level, x: int, y: int, width: int, height: int) -> np.ndarray:
+        left, top = max(x, 0), max(y, 0)
+        right, bottom = min(x + width, level.width_px), min(y + height, level.height_px)
+        if left >= right or top >= bottom:
+            return np.full((height, width, 3), 255, np.uint8)
+        try:
+            inside = level.read(left, top, right - left, bottom - top)
+        except (openslide.OpenSlideError, pyvips.Error) as error:
+            raise SlideError(
+                f"{str(self.path)!r} is damaged: the pixels at x {left}, y {top} of its "
+                f"{level.width_px} × {level.height_px} px level cannot be decoded ({_cause(error, self.path)}); "
+                "copy or export the file again"
+            ) from error
+        if inside.shape == (height, width, 3):
+            return inside
+        out = np.full((height, width, 3), 255, np.uint8)
+        out[top - y : bottom - y, left - x : right - x] = inside
+        return out
+
+
+def resize(
+    rgb: np.ndarray, out_px: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
+    """RGB uint8 of size `out_px` (width, height) from the fractional `box` (left, top, right, bottom) of `rgb`."""
+    left, top, right, bottom = box or (0, 0, rgb.shape[1], rgb.shape[0])
+    reduces = (right - left) * (bottom - top) >= out_px[0] * out_px[1]
+    # Hamming is as sharp as bicubic when reducing, at the price of bilinear; it rings when it enlarges.
+    method = Image.Resampling.HAMMING if reduces else Image.Resampling.BICUBIC
+    image = Image.fromarray(rgb)
+    return np.asarray(image.resize(out_px, method, (left, top, right, bottom), reducing_gap=2.0))
+
+
+def open_slide(path: str | os.PathLike[str]) -> Slide:
+    """The open slide at `path`; raises SlideError where neither OpenSlide nor libvips can open it."""
+    path = Path(path)
+    if not path.is_file():
+        raise SlideError(f"no such file: {str(path)!r}; check the path")
+    try:
+        return _open_with_openslide(path)
+    except openslide.OpenSlideError as error:
+        refusal = _cause(error, path)
+    try:
+        return _open_with_vips(path)
+    except pyvips.Error as error:
+        raise SlideError(
+            f"{str(path)!r} is no slide that can be read (OpenSlide: {refusal}; libvips: {_cause(error, path)}); "
+            "it may be cut short or of another format: copy it again or convert it to a pyramidal TIFF"
+        ) from error
+
+
+def series_uid(path: Path) -> str | None:
+    """The DICOM series that a file belongs to (one series is one slide), None where it cannot be told."""
+    with suppress(openslide.OpenSlideError), openslide.OpenSlide(path) as slide:
+        return slide.properties.get("dicom.SeriesInstanceUID")
+    return None
+
+
+def write_pyramid(
+    path: Path, rgb: np.ndarray, mpp: float | None = None, tile_px: int = 256, quality: int = 85
+) -> None:
+    """Write RGB uint8 (H, W, 3) as a tiled pyramidal JPEG TIFF, with its scale in µm per pixel where given."""
+    height, width = rgb.shape[:2]
+    image = pyvips.Image.new_from_memory(np.ascontiguousarray(rgb).data, width, height, 3, "uchar")
+    scale = {} if mpp is None else {"xres": 1000 / mpp, "yres": 1000 / mpp, "resunit": "cm"}
+    image.copy(interpretation="srgb").tiffsave(
+        str(path), tile=True, tile_width=tile_px, tile_height=tile_px, pyramid=True,
+        compression="jpeg", Q=quality, **scale,
+    )  # fmt: skip
+
+
+def _open_with_openslide(path: Path) -> Slide:
+    slide = openslide.OpenSlide(path)
+    properties = slide.properties
+    vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+    background = "#" + properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
+
+    def reader(index: int) -> ReadPixels:
+        scale = slide.level_downsamples[index]
+
+        def read(x: int, y: int, width: int, height: int) -> np.ndarray:
+            rgba = slide.read_region((round(x * scale), round(y * scale)), index, (width, height))
+            # Parts that the scanner left out are transparent.
+            return np.asarray(
+                Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
+            )
+
+        return read
+
+    in_vips = _jpeg_pages(path) if vendor in _SAME_IN_VIPS else {}
+    levels = tuple(
+        _vips_level(_tiff_page(path, in_vips[size])) if size in in_vips else Level(*size, reader(index))
+        for index, size in enumerate(slide.level_dimensions)
+    )
+    try:
+        mpp = _plausible(float(properties[openslide.PROPERTY_NAME_MPP_X]))
+    except (KeyError, ValueError):
+        mpp = None
+    return Slide(path, *slide.dimensions, mpp, vendor, levels)
+
+
+def _open_with_vips(path: Path) -> Slide:
+    _refuse_unknown_compression(path)
+    image = pyvips.Image.new_from_file(str(path), fail_on="error")
+    loader = str(image.get("vips-loader")).removesuffix("load")
+    pages = int(image.get("n-pages")) if loader == "tiff" and "n-pages" in image.get_fields() else 1
+    reduced = [page for page in (_tiff_page(path, i) for i in range(1, pages)) if _is_reduced(page, image)]
+    levels = tuple(_vips_level(page) for page in [image, *reduced])
+    mpp = _plausible(1000 / image.xres) if image.xres > 0 else None
+    return Slide(path, image.width, image.height, mpp, loader, levels)
+
+
+class _TiffPage(NamedTuple):
+    size_px: tuple[int, int]
+    is_tiled: bool
+    compression: int
+
+
+def _tiff_pages(path: Path) -> list[_TiffPage]:
+    """What the file says of its pages; nothing for a file that is no TIFF or has a broken page table."""
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it reports each oddity of a file on stderr
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return [
+                _TiffPage((page.imagewidth, page.imagelength), page.is_tiled, int(page.compression))
+                for page in tiff.pages
+            ]
+    except Exception:  # noqa: BLE001: it raises whatever a damaged table leads it to; the readers judge the file
+        return []
+
+
+def _jpeg_pages(path: Path) -> dict[tuple[int, int], int]:
+    """The page of each size (width, height) that is tiled JPEG: there libvips gives the pixels OpenSlide gives."""
+    return {
+        page.size_px: index
+        for index, page in reversed(list(enumerate(_tiff_pages(path))))
+        if page.is_tiled and page.compression == tifffile.COMPRESSION.JPEG
+    }
+
+
+def _refuse_unknown_compression(path: Path) -> None:
+    """Raises SlideError for a TIFF whose pixels libvips would silently give as black (JPEG 2000, for one)."""
+    for page in _tiff_pages(path)[:1]:
+        if page.compression not in _VIPS_COMPRESSIONS:
+            raise SlideError(
+                f"{str(path)!r} has pixels compressed by a method (TIFF code {page.compression}) that neither "
+                "OpenSlide nor libvips reads here; convert it to a JPEG pyramid"
+            )
+
+
+def _tiff_page(path: Path, page: int) -> pyvips.Image:
+    return pyvips.Image.tiffload(str(path), page=page, fail_on="error")
+
+
+def _is_reduced(page: pyvips.Image, whole: pyvips.Image) -> bool:
+    """Whether a page is the whole picture again at a lower resolution (and not a label or a macro photograph)."""
+    if page.width >= whole.width or page.bands != whole.bands:
+        return False
+    downsample = whole.width / page.width
+    return abs(downsample * page.height - whole.height) <= 2 * downsample
+
+
+def _vips_level(image: pyvips.Image) -> Level:
+    return Level(image.width, image.height, _vips_reader(image))
+
+
+def _vips_reader(image: pyvips.Image) -> ReadPixels:
+    if image.interpretation != "srgb" or image.format != "uchar":
+        image = image.colourspace("srgb").cast("uchar")
+    if image.hasalpha():
+        image = image.flatten(background=255)
+    region = pyvips.Region.new(image)
+
+    def read(x: int, y: int, width: int, height: int) -> np.ndarray:
+        pixels = np.frombuffer(region.fetch(x, y, width, height), np.uint8)
+        return pixels.reshape(height, width, image.bands)
+
+    return read
+
+
+def _plausible(mpp: float) -> float | None:
+    return mpp if _PLAUSIBLE_MPP[0] <= mpp <= _PLAUSIBLE_MPP[1] else None
+
+
+def _cause(error: Exception, path: Path) -> str:
+    """The line of a library's message that names the cause (libvips begins with what it tried), without the path."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[:2][-1].replace(f'"{path}"', "this").replace(str(path), "this").rstrip(".")

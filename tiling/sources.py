@@ -1,0 +1,111 @@
+"""Which slides there are: files, folders searched through, and slides tables, each slide once under one name."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tiling.errors import InputError
+from tiling.slide import EXTENSIONS, series_uid
+
+
+class SlideRef(NamedTuple):
+    """A slide to work on; `mpp` is µm per level-0 pixel where a table gives it."""
+
+    slide_id: str
+    path: Path
+    mpp: float | None = None
+    patient_id: str | None = None
+
+
+def find_slides(sources: Iterable[Path]) -> list[SlideRef]:
+    """The slides that files, folders (searched through) and slides tables (.csv) name, in their order.
+
+    Raises InputError where a source is missing or holds no slide, or where two slides have one name.
+    """
+    found: list[SlideRef] = []
+    for source in sources:
+        if source.is_dir():
+            found += _slides_in_folder(source)
+        elif source.suffix.lower() == ".csv" and source.is_file():
+            found += _slides_in_table(source)
+        elif source.is_file():
+            found.append(SlideRef(source.stem, source))
+        else:
+            raise InputError(f"no such file or folder: {str(source)!r}; check the path")
+    _refuse_duplicates(found)
+    return found
+
+
+def _slides_in_folder(folder: Path) -> list[SlideRef]:
+    files = list(_slide_files(folder))
+    if not files:
+        raise InputError(
+            f"the folder {str(folder)!r} holds no slide (looked for {' '.join(sorted(EXTENSIONS))}); "
+            "give another folder, or the files by name"
+        )
+    dicom = [path for path in files if path.suffix.lower() == ".dcm"]
+    return [SlideRef(path.stem, path) for path in files if path not in set(dicom)] + _dicom_slides(dicom)
+
+
+def _slide_files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                yield Path(root, name)
+
+
+def _dicom_slides(files: list[Path]) -> list[SlideRef]:
+    """One slide a series: any of its files opens the whole. It has the folder's name where it is alone there."""
+    first: dict[tuple[Path, str], Path] = {}
+    for path in files:
+        first.setdefault((path.parent, series_uid(path) or path.name), path)
+    series_in = [parent for parent, _ in first]
+    return [
+        SlideRef(parent.name if series_in.count(parent) == 1 else path.stem, path)
+        for (parent, _), path in first.items()
+    ]
+
+
+def _slides_in_table(table: Path) -> list[SlideRef]:
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = {"slide_id", "path"} - set(reader.fieldnames or ())
+        if missing:
+            raise InputError(
+                f"the slides table {str(table)!r} lacks the column {' and '.join(sorted(missing))}; "
+                f"it has {', '.join(reader.fieldnames or ()) or 'none'}"
+            )
+        slides = [_slide_of_row(table, number, row) for number, row in enumerate(reader, start=2)]
+    if not slides:
+        raise InputError(f"the slides table {str(table)!r} has no rows; add a row a slide")
+    return slides
+
+
+def _slide_of_row(table: Path, number: int, row: dict[str, str]) -> SlideRef:
+    slide_id, path = row["slide_id"] or "", row["path"] or ""
+    where = f"row {number} of the slides table {str(table)!r}"
+    if not path.strip():
+        raise InputError(f"{where} has no path; fill it in or delete the row")
+    if slide_id in ("", ".", "..") or Path(slide_id).name != slide_id:
+        raise InputError(f"{where} has the slide_id {slide_id!r}, which cannot be the name of a file")
+    try:
+        mpp = float(row["mpp"]) if row.get("mpp") else None
+    except ValueError:
+        raise InputError(f"{where} has the mpp {row['mpp']!r}; give µm per pixel as a number, or leave it empty") from None
+    if mpp is not None and not 0 < mpp < 1000:
+        raise InputError(f"{where} has the mpp {mpp}; give µm per pixel, such as 0.25, or leave it empty")
+    return SlideRef(slide_id, table.parent / path, mpp, row.get("patient_id") or None)
+
+
+def _refuse_duplicates(slides: list[SlideRef]) -> None:
+    seen: dict[str, Path] = {}
+    for slide in slides:
+        if slide.slide_id in seen:
+            raise InputError(
+                f"two slides have the name {slide.slide_id!r}: {str(seen[slide.slide_id])!r} and {str(slide.path)!r}; "
+                "rename one, or give a table with the columns slide_id and path"
+            )
+        seen[slide.slide_id] = slide.path

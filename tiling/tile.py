@@ -1,0 +1,150 @@
+"""One slide to one bag: the one place where reading, tissue, ranking and encoding meet."""
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tiling.bag import CODECS, Bag, BagHeader, encode_overview
+from tiling.errors import InputError, SlideError
+from tiling.rank import RANKS, Grid, choose, make_grid, tissue_share
+from tiling.slide import Slide, open_slide, resize
+from tiling.tissue import tissue_mask
+
+DEFAULT_LONGEST_EDGE_PX = 20000
+
+NO_TISSUE = "no tissue was found; look at the slide, or lower --min-tissue"
+
+_MAP_PX = 1280  # the longest side of the picture on which tissue is found, in whole pixels a cell
+_CELL_PX = (8, 512)  # the fewest and most map pixels a cell gets
+_OVERVIEW_PX = 1024
+_MOST_ENLARGED = 16  # times; beyond, a tile shows no more than a few blurred pixels
+
+
+def setting(default: Any, help: str) -> Any:
+    """A field of a settings dataclass, with the sentence that explains it on the command line."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TileSpec:
+    """How tiles are chosen, cut and stored; bags of one spec can be trained on together."""
+
+    instances: int = setting(16, "tiles kept of a slide, at most")
+    size: int = setting(1024, "side of a tile in pixels")
+    longest_edge: int | None = setting(
+        None, f"scale: reduce the slide's longest side to this many pixels ({DEFAULT_LONGEST_EDGE_PX} if no scale is given)"
+    )
+    mpp: float | None = setting(None, "scale: micrometres per pixel of the tiles")
+    downsample: float | None = setting(None, "scale: level-0 pixels per pixel of the tiles")
+    rank: Literal["tissue", "darkness", "uniform"] = setting("tissue", "what makes a tile good")
+    min_tissue: float = setting(0.1, "share of a tile that must be tissue")
+    codec: Literal["jpeg", "png"] = setting("jpeg", "how tiles are stored")
+    quality: int = setting(90, "JPEG quality, 1 to 100")
+
+    def __post_init__(self) -> None:
+        scales = {name: getattr(self, name) for name in ("longest_edge", "mpp", "downsample")}
+        given = [name for name, value in scales.items() if value is not None]
+        if len(given) > 1:
+            raise InputError(f"give one scale, not {len(given)} ({', '.join(given)})")
+        if not given:
+            object.__setattr__(self, "longest_edge", DEFAULT_LONGEST_EDGE_PX)
+        for name in ("instances", "size", *given):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be greater than 0, not {getattr(self, name)!r}")
+        if not 0 <= self.min_tissue <= 1:
+            raise InputError(f"min_tissue is a share from 0 to 1, not {self.min_tissue!r}")
+        if not 1 <= self.quality <= 100:
+            raise InputError(f"quality goes from 1 to 100, not {self.quality!r}")
+        for name, options in (("rank", RANKS), ("codec", CODECS)):
+            if getattr(self, name) not in options:
+                raise InputError(f"{name} is one of {', '.join(options)}, not {getattr(self, name)!r}")
+
+    def downsample_for(self, slide: Slide, mpp: float | None) -> float:
+        """Level-0 pixels per tile pixel on this slide; raises SlideError where its scale is needed but unknown."""
+        if self.downsample is not None:
+            downsample = self.downsample
+        elif self.longest_edge is not None:
+            downsample = max(slide.width_px, slide.height_px) / self.longest_edge
+        elif self.mpp is not None and mpp is not None:
+            downsample = self.mpp / mpp
+        else:
+            raise SlideError(
+                f"{str(slide.path)!r} does not say its µm per pixel; give it in the column mpp of a slides table, "
+                "or choose the scale by --longest-edge or --downsample"
+            )
+        if downsample < 1 / _MOST_ENLARGED:
+            raise SlideError(
+                f"{str(slide.path)!r} has only {slide.width_px} × {slide.height_px} px and would be enlarged "
+                f"{1 / downsample:.0f} times (at most {_MOST_ENLARGED}); ask for less with --longest-edge, --mpp or --downsample"
+            )
+        return downsample
+
+
+def tile_slide(path: Path, spec: TileSpec, slide_id: str | None = None, mpp: float | None = None) -> Bag:
+    """The bag of the slide at `path`; it has no tiles where there is no tissue.
+
+    `mpp` (µm per level-0 pixel) overrides what the file says. Raises SlideError where the slide cannot be read.
+    """
+    slide = open_slide(path)
+    mpp = mpp if mpp is not None else slide.mpp
+    grid = make_grid(slide.width_px, slide.height_px, spec.downsample_for(slide, mpp), spec.size)
+    picture = read_map(slide, grid)
+    mask = tissue_mask(picture)
+    scores = RANKS[spec.rank](picture, mask, grid)
+    choice = choose(scores, tissue_share(mask, grid), spec.instances, spec.min_tissue)
+    x0, y0 = grid.corners0(choice.cells)
+    encode = CODECS[spec.codec].encode
+    tiles = tuple(
+        encode(slide.read_region(x, y, grid.side0_px, grid.side0_px, (spec.size, spec.size)), spec.quality)
+        for x, y in zip(x0.tolist(), y0.tolist(), strict=True)
+    )
+    overview, overview_downsample = overview_of(picture, slide, grid)
+    header = BagHeader(
+        slide_id=slide_id or path.stem,
+        slide_path=os.path.abspath(path),
+        slide_bytes=path.stat().st_size,
+        width_px=slide.width_px,
+        height_px=slide.height_px,
+        mpp=mpp,
+        vendor=slide.vendor,
+        spec=asdict(spec),
+        codec=spec.codec,
+        tiles=len(tiles),
+        side0_px=grid.side0_px,
+        overview_downsample=overview_downsample,
+    )
+    return Bag(header, tiles, x0, y0, choice.score, choice.tissue, encode_overview(overview))
+
+
+def read_map(slide: Slide, grid: Grid) -> np.ndarray:
+    """RGB uint8 of the whole grid at low resolution, white outside the slide, with the same square of pixels a cell.
+
+    Its size follows from the grid alone. It is read a row of cells at a time, so that a slide without a pyramid
+    never stands in memory whole.
+    """
+    cell_px = int(np.clip(_MAP_PX // max(grid.columns, grid.rows), *_CELL_PX))
+    width0_px = grid.columns * grid.side0_px
+    rows = [
+        slide.read_region(
+            grid.x0, grid.y0 + row * grid.side0_px, width0_px, grid.side0_px, (grid.columns * cell_px, cell_px)
+        )
+        for row in range(grid.rows)
+    ]
+    return np.concatenate(rows)
+
+
+def overview_of(picture: np.ndarray, slide: Slide, grid: Grid) -> tuple[np.ndarray, float]:
+    """The part of the grid's map that is slide, at most 1024 px long, and its level-0 pixels per pixel."""
+    map_px0 = grid.columns * grid.side0_px / picture.shape[1]
+    left, top = -grid.x0 / map_px0, -grid.y0 / map_px0
+    width, height = slide.width_px / map_px0, slide.height_px / map_px0
+    # A cell may reach a pixel or two less far than the slide, where its side was rounded.
+    box = (
+        max(left, 0.0), max(top, 0.0), min(left + width, picture.shape[1]), min(top + height, picture.shape[0])
+    )  # fmt: skip
+    downsample = max(max(slide.width_px, slide.height_px) / _OVERVIEW_PX, map_px0)
+    out_px = (max(1, round(slide.width_px / downsample)), max(1, round(slide.height_px / downsample)))
+    return resize(picture, out_px, box), downsample

@@ -1,6 +1,5 @@
 """`python -m tiling SLIDES… --out BAGS`: slides to bags."""
 
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -18,18 +17,23 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> ArgumentParser:
     from tiling.tile import TileSpec
 
-    parser = cli.make_parser("python -m tiling", "Choose the best tiles of each slide and store them as one bag a slide.")
-    parser.add_argument("slides", nargs="+", help="slides, folders of slides, or a CSV with slide_id, path and maybe mpp")
+    parser = cli.make_parser(
+        "python -m tiling", "Choose the best tiles of each slide and store them as one bag a slide."
+    )
+    parser.add_argument(
+        "slides", nargs="+", help="slides, folders of slides, or a CSV with slide_id, path and maybe mpp"
+    )
     parser.add_argument("--out", required=True, help="folder for the bags and manifest.csv")
     cli.add_settings(parser, TileSpec, "tiles")
     cli.add_config(parser)
-    parser.add_argument("--workers", type=int, default=available_cpus(), help="processes")
+    parser.add_argument("--workers", type=int, default=cli.available_cpus(), help="processes")
     parser.add_argument("--overwrite", action="store_true", help="make bags again that are there already")
     return parser
 
 
 def _work(args: Namespace) -> int:
-    from tiling.batch import MANIFEST, tile_batch
+    from tiling.batch import tile_batch
+    from tiling.manifest import MANIFEST
     from tiling.sources import find_slides
     from tiling.tile import TileSpec
 
@@ -43,11 +47,6 @@ def _work(args: Namespace) -> int:
         f"a row for each in {out / MANIFEST}"
     )
     return cli.SOME_FAILED if counts["failed"] else cli.OK
-
-
-def available_cpus() -> int:
-    """The processors this process may use (a cluster's job may use fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import simplejpeg
 from PIL import Image
 
 from tiling.errors import BagError
+from tiling.resample import resize
 
 FORMAT = "gigabag"
 FORMAT_VERSION = 1
@@ -99,14 +100,15 @@ class Bag:
     def __len__(self) -> int:
         return len(self.tiles)
 
-    def tile(self, index: int, at_least_px: int = 0) -> np.ndarray:
-        """RGB uint8 (H, W, 3) of one tile, whole or, where that is cheaper, reduced to `at_least_px` or more."""
+    def tile(self, index: int, px: int | None = None) -> np.ndarray:
+        """RGB uint8 (px, px, 3) of one tile, at its stored size if `px` is None; BagError if it cannot be decoded."""
         try:
-            return CODECS[self.header.codec].decode(self.tiles[index], at_least_px)
+            rgb = CODECS[self.header.codec].decode(self.tiles[index], px or 0)
         except (ValueError, OSError) as error:
             raise BagError(
                 f"tile {index} of bag {self.header.slide_id!r} cannot be decoded ({error}); tile the slide again"
             ) from error
+        return rgb if px is None or rgb.shape[:2] == (px, px) else resize(rgb, (px, px))
 
     def overview_rgb(self) -> np.ndarray:
         """RGB uint8 (H, W, 3) of the whole slide."""

@@ -1,6 +1,5 @@
 """Many slides to bags: worker processes, resuming, the manifest, failures."""
 
-import csv
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -10,30 +9,17 @@ from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from tqdm import tqdm
-
-from tiling.bag import bag_path, read_header, replacing, write_bag
+from tiling.bag import bag_path, read_header, write_bag
 from tiling.errors import BagError, InputError, SlideError, TilingError
+from tiling.folder import make_writable
+from tiling.manifest import ManifestRow, read_manifest, write_manifest
+from tiling.progress import progress
 from tiling.sources import SlideRef
 from tiling.tile import NO_TISSUE, TileSpec, tile_slide
 
-MANIFEST = "manifest.csv"
-
 Result = TypeVar("Result")
-
-
-class ManifestRow(NamedTuple):
-    """What became of a slide: `status` is done, empty (no tissue) or failed, and then `error` says why."""
-
-    slide_id: str
-    path: str
-    status: str
-    tiles: int
-    seconds: float
-    error: str
 
 
 def tile_batch(
@@ -44,12 +30,12 @@ def tile_batch(
     A bag that is complete and has the same spec is kept. Raises InputError, before any work, where `out` cannot be
     written or holds a bag of another spec or another file and `overwrite` is false.
     """
-    _make_writable(out)
+    make_writable(out)
     before = read_manifest(out)
     rows = {} if overwrite else {s.slide_id: row for s in slides if (row := _finished(s, spec, out, before))}
     todo = [slide for slide in slides if slide.slide_id not in rows]
     try:
-        with tqdm(total=len(slides), initial=len(rows), unit="slide", desc="tiling", dynamic_ncols=True) as bar:
+        with progress(len(slides), "slide", "tiling", initial=len(rows)) as bar:
             for slide, result in run_slides(partial(_tile_one, spec, out), todo, workers):
                 row = result if isinstance(result, ManifestRow) else _failed(slide, result)
                 rows[slide.slide_id] = row
@@ -74,47 +60,13 @@ def run_slides(
             # One of these killed its worker, and the others died with it: each has another try, alone.
             alone = deque([slide])
             if (yield from _run_until_crash(task, alone, 1)):
-                yield slide, SlideError(
-                    f"{str(slide.path)!r} killed the process that read it (a crash in a decoder, or too little "
-                    "memory); check the file, or give fewer --workers"
+                yield (
+                    slide,
+                    SlideError(
+                        f"{str(slide.path)!r} killed the process that read it (a crash in a decoder, or too little "
+                        "memory); check the file, or give fewer --workers"
+                    ),
                 )
-
-
-def read_manifest(folder: Path) -> dict[str, ManifestRow]:
-    """The rows of a folder's manifest by slide_id; none where there is no manifest."""
-    path = folder / MANIFEST
-    if not path.exists():
-        return {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {
-                row["slide_id"]: ManifestRow(
-                    row["slide_id"], row["path"], row["status"], int(row["tiles"]), float(row["seconds"]), row["error"]
-                )
-                for row in csv.DictReader(file)
-            }
-    except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{str(path)!r} is no manifest of this program ({error}); delete it") from error
-
-
-def write_manifest(folder: Path, rows: dict[str, ManifestRow]) -> None:
-    """Write the manifest, sorted by slide_id, whole or not at all."""
-    with replacing(folder / MANIFEST) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(ManifestRow._fields)
-        for slide_id in sorted(rows):
-            row = rows[slide_id]
-            table.writerow(row._replace(seconds=round(row.seconds, 3)))
-
-
-def _make_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise InputError(
-            f"cannot write to the folder {str(folder)!r} ({error.strerror}); choose another --out"
-        ) from error
 
 
 def _finished(slide: SlideRef, spec: TileSpec, out: Path, before: dict[str, ManifestRow]) -> ManifestRow | None:
@@ -164,10 +116,10 @@ def _tile_one(spec: TileSpec, out: Path, slide: SlideRef) -> ManifestRow:
 
 
 def _failed(slide: SlideRef, error: Exception) -> ManifestRow:
-    return ManifestRow(slide.slide_id, str(slide.path), "failed", 0, 0.0, failure(slide, error))
+    return ManifestRow(slide.slide_id, str(slide.path), "failed", 0, 0.0, describe(slide, error))
 
 
-def failure(slide: SlideRef, error: Exception) -> str:
+def describe(slide: SlideRef, error: Exception) -> str:
     """One sentence for a slide that failed; an error nobody foresaw is named with its type."""
     if isinstance(error, TilingError):
         return str(error)
@@ -190,7 +142,7 @@ def _run_until_crash(
                     result: Result | Exception = future.result()
                 except BrokenProcessPool:
                     return list(running.values())
-                except Exception as error:  # noqa: BLE001: a row says what it was, and the batch goes on
+                except Exception as error:  # noqa: BLE001  # a row says what it was, and the batch goes on
                     result = error
                 yield running.pop(future), result
     return []

@@ -1,5 +1,6 @@
 """Command lines made from settings dataclasses: flags and YAML keys are their fields, wrong input is one sentence."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -75,6 +76,11 @@ def explain(message: str, argv: list[str]) -> str:
     expected = re.findall(r"Expected a (.*?)(?:\. Got value.*)?$", message, re.MULTILINE)
     wanted = " or ".join(_plain_type(text) for text in expected)
     return f"--{key[1].replace('_', '-')} {value[1]!r} is not {wanted}"
+
+
+def available_cpus() -> int:
+    """The processors this process may use (a cluster's job may use fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _plain_type(text: str) -> str:

@@ -20,15 +20,12 @@ import tifffile
 from PIL import Image
 
 from tiling.errors import SlideError
+from tiling.resample import resize
 
 pyvips.cache_set_max(0)  # libvips would otherwise keep the last hundred operations, and so slides, open
 
-OPENSLIDE_EXTENSIONS = frozenset(
-    ".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi".split()
-)
-VIPS_EXTENSIONS = frozenset(
-    ".tif .tiff .qptiff .jpg .jpeg .jpe .jfif .png .webp .gif .heic .heif .avif".split()
-)
+OPENSLIDE_EXTENSIONS = frozenset(".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi".split())
+VIPS_EXTENSIONS = frozenset(".tif .tiff .qptiff .jpg .jpeg .jpe .jfif .png .webp .gif .heic .heif .avif".split())
 EXTENSIONS = OPENSLIDE_EXTENSIONS | VIPS_EXTENSIONS
 
 _SAME_IN_VIPS = frozenset({"aperio", "generic-tiff"})  # vendors whose levels are plain TIFF pages
@@ -72,10 +69,7 @@ class Slide(NamedTuple):
         scale_x, scale_y = level.width_px / self.width_px, level.height_px / self.height_px
         left, top = x0 * scale_x, y0 * scale_y
         width, height = width0_px * scale_x, height0_px * scale_y
-        if (
-            abs(width - out_px[0]) < _FULL_SCALE_SLACK_PX
-            and abs(height - out_px[1]) < _FULL_SCALE_SLACK_PX
-        ):
+        if abs(width - out_px[0]) < _FULL_SCALE_SLACK_PX and abs(height - out_px[1]) < _FULL_SCALE_SLACK_PX:
             return self._read_padded(level, round(left), round(top), *out_px)
         # A margin of one output pixel lets the filter see across the border, so that neighbours join without a seam.
         margin_x, margin_y = math.ceil(width / out_px[0]), math.ceil(height / out_px[1])
@@ -111,18 +105,6 @@ class Slide(NamedTuple):
         return out
 
 
-def resize(
-    rgb: np.ndarray, out_px: tuple[int, int], box: tuple[float, float, float, float] | None = None
-) -> np.ndarray:
-    """RGB uint8 of size `out_px` (width, height) from the fractional `box` (left, top, right, bottom) of `rgb`."""
-    left, top, right, bottom = box or (0, 0, rgb.shape[1], rgb.shape[0])
-    reduces = (right - left) * (bottom - top) >= out_px[0] * out_px[1]
-    # Hamming is as sharp as bicubic when reducing, at the price of bilinear; it rings when it enlarges.
-    method = Image.Resampling.HAMMING if reduces else Image.Resampling.BICUBIC
-    image = Image.fromarray(rgb)
-    return np.asarray(image.resize(out_px, method, (left, top, right, bottom), reducing_gap=2.0))
-
-
 def open_slide(path: str | os.PathLike[str]) -> Slide:
     """The open slide at `path`; raises SlideError where neither OpenSlide nor libvips can open it."""
     path = Path(path)
@@ -148,9 +130,7 @@ def series_uid(path: Path) -> str | None:
     return None
 
 
-def write_pyramid(
-    path: Path, rgb: np.ndarray, mpp: float | None = None, tile_px: int = 256, quality: int = 85
-) -> None:
+def write_pyramid(path: Path, rgb: np.ndarray, mpp: float | None = None, tile_px: int = 256, quality: int = 85) -> None:
     """Write RGB uint8 (H, W, 3) as a tiled pyramidal JPEG TIFF, with its scale in µm per pixel where given."""
     height, width = rgb.shape[:2]
     image = pyvips.Image.new_from_memory(np.ascontiguousarray(rgb).data, width, height, 3, "uchar")
@@ -173,9 +153,7 @@ def _open_with_openslide(path: Path) -> Slide:
         def read(x: int, y: int, width: int, height: int) -> np.ndarray:
             rgba = slide.read_region((round(x * scale), round(y * scale)), index, (width, height))
             # Parts that the scanner left out are transparent.
-            return np.asarray(
-                Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
-            )
+            return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB"))
 
         return read
 
@@ -217,7 +195,7 @@ def _tiff_pages(path: Path) -> list[_TiffPage]:
                 _TiffPage((page.imagewidth, page.imagelength), page.is_tiled, int(page.compression))
                 for page in tiff.pages
             ]
-    except Exception:  # noqa: BLE001: it raises whatever a damaged table leads it to; the readers judge the file
+    except Exception:  # noqa: BLE001  # it raises whatever a damaged table leads it to; the readers judge the file
         return []
 
 

@@ -94,7 +94,9 @@ def _slide_of_row(table: Path, number: int, row: dict[str, str]) -> SlideRef:
     try:
         mpp = float(row["mpp"]) if row.get("mpp") else None
     except ValueError:
-        raise InputError(f"{where} has the mpp {row['mpp']!r}; give µm per pixel as a number, or leave it empty") from None
+        raise InputError(
+            f"{where} has the mpp {row['mpp']!r}; give µm per pixel as a number, or leave it empty"
+        ) from None
     if mpp is not None and not 0 < mpp < 1000:
         raise InputError(f"{where} has the mpp {mpp}; give µm per pixel, such as 0.25, or leave it empty")
     return SlideRef(slide_id, table.parent / path, mpp, row.get("patient_id") or None)

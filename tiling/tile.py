@@ -1,16 +1,18 @@
 """One slide to one bag: the one place where reading, tissue, ranking and encoding meet."""
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from tiling.bag import CODECS, Bag, BagHeader, encode_overview
 from tiling.errors import InputError, SlideError
 from tiling.rank import RANKS, Grid, choose, make_grid, tissue_share
-from tiling.slide import Slide, open_slide, resize
+from tiling.resample import resize
+from tiling.settings import at_least, between, check, setting
+from tiling.slide import Slide, open_slide
 from tiling.tissue import tissue_mask
 
 DEFAULT_LONGEST_EDGE_PX = 20000
@@ -23,11 +25,6 @@ _OVERVIEW_PX = 1024
 _MOST_ENLARGED = 16  # times; beyond, a tile shows no more than a few blurred pixels
 
 
-def setting(default: Any, help: str) -> Any:
-    """A field of a settings dataclass, with the sentence that explains it on the command line."""
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True)
 class TileSpec:
     """How tiles are chosen, cut and stored; bags of one spec can be trained on together."""
@@ -35,7 +32,8 @@ class TileSpec:
     instances: int = setting(16, "tiles kept of a slide, at most")
     size: int = setting(1024, "side of a tile in pixels")
     longest_edge: int | None = setting(
-        None, f"scale: reduce the slide's longest side to this many pixels ({DEFAULT_LONGEST_EDGE_PX} if no scale is given)"
+        None,
+        f"scale: reduce the slide's longest side to this many pixels ({DEFAULT_LONGEST_EDGE_PX} if no scale is given)",
     )
     mpp: float | None = setting(None, "scale: micrometres per pixel of the tiles")
     downsample: float | None = setting(None, "scale: level-0 pixels per pixel of the tiles")
@@ -51,16 +49,10 @@ class TileSpec:
             raise InputError(f"give one scale, not {len(given)} ({', '.join(given)})")
         if not given:
             object.__setattr__(self, "longest_edge", DEFAULT_LONGEST_EDGE_PX)
-        for name in ("instances", "size", *given):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be greater than 0, not {getattr(self, name)!r}")
-        if not 0 <= self.min_tissue <= 1:
-            raise InputError(f"min_tissue is a share from 0 to 1, not {self.min_tissue!r}")
-        if not 1 <= self.quality <= 100:
-            raise InputError(f"quality goes from 1 to 100, not {self.quality!r}")
-        for name, options in (("rank", RANKS), ("codec", CODECS)):
-            if getattr(self, name) not in options:
-                raise InputError(f"{name} is one of {', '.join(options)}, not {getattr(self, name)!r}")
+        check(
+            self, InputError, instances=at_least(1), size=at_least(8), longest_edge=at_least(8), mpp=at_least(0.01),
+            downsample=at_least(0.01), min_tissue=between(0, 1), quality=between(1, 100),
+        )  # fmt: skip
 
     def downsample_for(self, slide: Slide, mpp: float | None) -> float:
         """Level-0 pixels per tile pixel on this slide; raises SlideError where its scale is needed but unknown."""

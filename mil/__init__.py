@@ -1,0 +1,1 @@
+"""Bags to models to scores: multiple-instance learning, end to end on pixels."""

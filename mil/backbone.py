@@ -1,0 +1,74 @@
+"""Any timm image model as a source of feature maps. This is the only module that imports timm."""
+
+import difflib
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from mil.errors import ModelError
+
+
+class Backbone(nn.Module):
+    """A timm model without its head: uint8 pictures in, feature maps out.
+
+    `channels` is the depth of the maps. Pictures are scaled to the mean and deviation the model was trained with.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, px: int, pretrained: bool = False) -> None:
+        super().__init__()
+        self.net = _create(name, px, pretrained)
+        self.channels = int(self.net.num_features)
+        config = resolve_model_data_config(self.net)
+        self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Float maps (N, channels, h, w) of RGB uint8 (N, 3, px, px)."""
+        features = self.net.forward_features((images_NCHW - self.mean) / self.std)
+        return self._as_maps(features)
+
+    def _as_maps(self, features: Any) -> Tensor:
+        """Maps (N, C, h, w), whether the model gives them so, channels last, or as tokens behind prefix tokens."""
+        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+            raise ModelError(f"the backbone {type(self.net).__name__} gives no single feature map; choose another")
+        if features.ndim == 4:
+            return features.permute(0, 3, 1, 2) if getattr(self.net, "output_fmt", "NCHW") == "NHWC" else features
+        tokens = features[:, getattr(self.net, "num_prefix_tokens", 0) :]
+        side = round(tokens.shape[1] ** 0.5)
+        if side * side != tokens.shape[1]:
+            raise ModelError(
+                f"the backbone {type(self.net).__name__} gives {tokens.shape[1]} tokens, which is no square"
+            )
+        return tokens.transpose(1, 2).unflatten(2, (side, side))
+
+
+def _create(name: str, px: int, pretrained: bool) -> nn.Module:
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), 3)
+        hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
+        raise ModelError(f"timm has no model {name!r}; {hint}")
+    try:
+        return _sized(name, px, pretrained)
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise ModelError(
+            f"cannot get the pretrained weights of {name!r} ({type(error).__name__}: {' '.join(str(error).split())[:200]}); "
+            "check that the model hub can be reached, or train without --pretrained"
+        ) from error
+
+
+def _sized(name: str, px: int, pretrained: bool) -> nn.Module:
+    """The model built for pictures of `px`, where it needs to know."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=px)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)

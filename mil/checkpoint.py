@@ -1,0 +1,76 @@
+"""The model of one fold on disk: weights as safetensors, everything else as JSON; nothing that runs when read."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mil.errors import RunError
+from mil.model import MILNet, build_model
+from mil.settings import ModelSpec
+from tiling.bag import replacing, software
+
+FORMAT = "gigabag-model"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What has to be known to build and use a model: its spec, its classes, and the tiles it was trained on."""
+
+    model: ModelSpec
+    classes: tuple[str, ...]
+    tile_spec: dict[str, Any]
+    fold: int
+    epoch: int
+
+
+def save_model(folder: Path, model: MILNet, card: ModelCard) -> None:
+    """Write `model.safetensors` and `model.json` into the folder of a fold; the JSON comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "model.safetensors") as temporary:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "software": software(), **asdict(card)}
+    with replacing(folder / "model.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a fold; raises RunError where it is missing, damaged or of another version."""
+    path = folder / "model.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["format"], content["format_version"]
+        if found != (FORMAT, FORMAT_VERSION):
+            raise RunError(
+                f"{str(path)!r} is {found[0]} version {found[1]}, this program reads {FORMAT} version {FORMAT_VERSION}; "
+                "train again or use the version that wrote it"
+            )
+        return ModelCard(
+            # Weights come from the file beside it, never again from a hub.
+            ModelSpec(**{**content["model"], "pretrained": False}),
+            tuple(content["classes"]),
+            content["tile_spec"],
+            content["fold"],
+            content["epoch"],
+        )
+    except FileNotFoundError as error:
+        raise RunError(f"no such file: {str(path)!r}; is the training finished?") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{str(path)!r} is no model card ({error}); train again") from error
+
+
+def load_model(folder: Path) -> tuple[MILNet, ModelCard]:
+    """The model of a fold, in evaluation mode; raises RunError where a file is missing, damaged or does not fit."""
+    card = read_card(folder)
+    model = build_model(card.model, len(card.classes), card.tile_spec["instances"])
+    path = folder / "model.safetensors"
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise RunError(f"{str(path)!r} does not hold the weights of this model ({cause}); train again") from error
+    return model.eval(), card

@@ -1,0 +1,21 @@
+"""What can go wrong between bags and scores, as exceptions whose text is one helpful sentence."""
+
+
+class MilError(Exception):
+    """Base of all errors a user of this package can cause."""
+
+
+class SettingsError(MilError, ValueError):
+    """A setting with a value that makes no sense."""
+
+
+class LabelsError(MilError, ValueError):
+    """A labels table that cannot be trained on."""
+
+
+class ModelError(MilError, ValueError):
+    """A network that cannot be built or loaded as asked."""
+
+
+class RunError(MilError, OSError):
+    """A run folder that cannot be written or read."""

@@ -1,0 +1,124 @@
+"""Training one fold: one loop for every model.
+
+The fold that is reported never chooses anything: stopping and the choice of the epoch use a part of the training
+folds that is set aside for them, again by patient.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mil.cohort import Cohort
+from mil.data import BagDataset, Batch, loader, random_symmetry
+from mil.errors import ModelError
+from mil.folds import inner_validation
+from mil.metrics import auc, log_loss
+from mil.model import MILNet, build_model
+from mil.predict import pick_device, predict_loader
+from mil.settings import ModelSpec, TrainSpec
+from tiling.progress import progress
+
+
+class EpochLog(NamedTuple):
+    """One row of log.csv; `best` marks an epoch whose weights were kept, until a better one came."""
+
+    fold: int
+    epoch: int
+    train_loss: float
+    valid_loss: float
+    valid_auc: float
+    lr: float
+    best: bool
+
+
+class FoldResult(NamedTuple):
+    """The best model of a fold, its probabilities (test slides, K) of the fold it has not seen, and its epochs."""
+
+    model: MILNet
+    probabilities: np.ndarray
+    log: list[EpochLog]
+
+    @property
+    def best(self) -> EpochLog:
+        """The epoch whose weights the model has."""
+        return [epoch for epoch in self.log if epoch.best][-1]
+
+
+class _Split(NamedTuple):
+    train: DataLoader[Batch]
+    valid: DataLoader[Batch]
+    test: DataLoader[Batch]
+    valid_targets: np.ndarray
+
+
+def train_fold(cohort: Cohort, fold_of: np.ndarray, fold: int, model_spec: ModelSpec, spec: TrainSpec) -> FoldResult:
+    """Train on all folds but one and predict that one; `fold_of` int (slides,) is the fold of each slide.
+
+    Raises ModelError where the loss is no longer a number.
+    """
+    fabric = Fabric(accelerator=pick_device(spec.device).type, devices=1)
+    torch.manual_seed(spec.seed + fold)
+    split = _split(cohort, fold_of, fold, model_spec.train_px, spec)
+    net = build_model(model_spec, len(cohort.labels.classes), cohort.tile_spec["instances"])
+    model, optimizer = fabric.setup(net, torch.optim.AdamW(net.parameters(), spec.lr, weight_decay=spec.weight_decay))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, spec.epochs * len(split.train), spec.lr_end)
+    log: list[EpochLog] = []
+    best_weights: dict[str, Tensor] = {}
+    with progress(spec.epochs, "epoch", f"fold {fold}") as bar:
+        for epoch in range(spec.epochs):
+            lr = schedule.get_last_lr()[0]
+            loss = _train_epoch(fabric, model, optimizer, schedule, split.train, spec.augment)
+            chances = predict_loader(model, split.valid, fabric.device)
+            valid_loss = log_loss(chances, split.valid_targets)
+            if not math.isfinite(loss + valid_loss):
+                raise ModelError(f"the loss of fold {fold} became {loss} in epoch {epoch}; lower --lr")
+            best = valid_loss < min((row.valid_loss for row in log), default=math.inf)
+            log.append(EpochLog(fold, epoch, loss, valid_loss, auc(chances, split.valid_targets), lr, best))
+            if best:
+                best_weights = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
+            bar.set_postfix(train=f"{loss:.3f}", valid=f"{valid_loss:.3f}")
+            bar.update()
+            if epoch - max(row.epoch for row in log if row.best) >= spec.patience:
+                break
+    net.load_state_dict(best_weights)
+    return FoldResult(net, predict_loader(model, split.test, fabric.device), log)
+
+
+def _split(cohort: Cohort, fold_of: np.ndarray, fold: int, px: int, spec: TrainSpec) -> _Split:
+    table = cohort.labels.table
+    training = np.flatnonzero(fold_of != fold)
+    stops = inner_validation(table.iloc[training], spec.valid_share, spec.seed + fold)
+
+    def dataset(rows: np.ndarray) -> BagDataset:
+        return BagDataset([cohort.bags[row] for row in rows], table["target"].iloc[rows].tolist(), px)
+
+    train, valid, test = dataset(training[~stops]), dataset(training[stops]), dataset(np.flatnonzero(fold_of == fold))
+    return _Split(
+        loader(train, spec.batch_size, spec.loader_workers, shuffle=True, seed=spec.seed + fold),
+        loader(valid, spec.batch_size, spec.loader_workers),
+        loader(test, spec.batch_size, spec.loader_workers),
+        np.asarray(valid.targets),
+    )
+
+
+def _train_epoch(
+    fabric: Fabric, model: nn.Module, optimizer: Any, schedule: Any, batches: DataLoader[Batch], augment: bool
+) -> float:
+    """One pass over the training slides; gives the mean loss a slide."""
+    model.train()
+    total, slides = 0.0, 0
+    for batch in batches:
+        tiles, mask, target = (part.to(fabric.device) for part in batch[:3])
+        logits = model(random_symmetry(tiles) if augment else tiles, mask).logits_BK
+        loss = nn.functional.cross_entropy(logits, target)
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        optimizer.step()
+        schedule.step()
+        total, slides = total + loss.item() * len(target), slides + len(target)
+    return total / slides

@@ -1,0 +1,77 @@
+"""How good predictions are, with intervals that resample patients (not slides, which are not independent)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+RESAMPLES = 1000
+
+
+class Estimate(NamedTuple):
+    """A figure and its 95 % interval; nan where it has no meaning (an AUC of one class)."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+def auc(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """Area under the ROC curve of (N, K) probabilities and (N,) targets; for more than two classes the mean of
+    one-against-the-rest. Nan where a class is missing."""
+    classes = probabilities.shape[1]
+    if len(np.unique(targets)) < classes:
+        return float("nan")
+    if classes == 2:
+        return float(roc_auc_score(targets, probabilities[:, 1]))
+    return float(np.mean([roc_auc_score(targets == k, probabilities[:, k]) for k in range(classes)]))
+
+
+def log_loss(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """Mean negative logarithm of the probability given to the true class; nothing is clamped."""
+    with np.errstate(divide="ignore"):
+        return float(-np.log(probabilities[np.arange(len(targets)), targets]).mean())
+
+
+def accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """Share of rows whose most probable class is the true one."""
+    return float((probabilities.argmax(axis=1) == targets).mean())
+
+
+METRICS: dict[str, Metric] = {"auc": auc, "log_loss": log_loss, "accuracy": accuracy}
+
+
+def estimate(
+    metric: Metric, probabilities: np.ndarray, targets: np.ndarray, patients: np.ndarray, seed: int = 0
+) -> Estimate:
+    """The metric with its percentile bootstrap interval over patients (Efron and Tibshirani 1993, chapter 13).
+
+    Resamples in which the metric has no meaning are left out.
+    """
+    rows_of = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
+    random = np.random.default_rng(seed)
+    values = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        rows = np.concatenate([rows_of[j] for j in random.integers(len(rows_of), size=len(rows_of))])
+        values[i] = metric(probabilities[rows], targets[rows])
+    values = values[~np.isnan(values)]
+    low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (np.nan, np.nan)
+    return Estimate(metric(probabilities, targets), float(low), float(high))
+
+
+def estimate_all(probabilities: np.ndarray, targets: np.ndarray, patients: np.ndarray) -> dict[str, Estimate]:
+    """Every metric by name."""
+    return {name: estimate(metric, probabilities, targets, patients) for name, metric in METRICS.items()}
+
+
+def prior_log_loss(targets: np.ndarray) -> float:
+    """The log loss of always giving each class its share: what a useful model must beat."""
+    shares = np.bincount(targets) / len(targets)
+    return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())

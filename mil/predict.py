@@ -1,0 +1,120 @@
+"""Scores: a trained run on bags, its folds averaged, and the table of predictions."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mil.checkpoint import ModelCard, load_model
+from mil.data import Batch, bag_tensor
+from mil.errors import RunError, SettingsError
+from mil.model import MILNet, probabilities
+from tiling.bag import Bag, replacing
+
+OK, FAILED = "ok", "failed"
+METRICS_FILE = "metrics.json"  # written last: a run that has it is finished
+
+
+class Run(NamedTuple):
+    """A finished training: the models of its folds on one device, and what they have in common."""
+
+    models: tuple[MILNet, ...]
+    card: ModelCard
+    device: torch.device
+
+
+class Prediction(NamedTuple):
+    """Probabilities (K,) of a slide, and the attention (N,) on its tiles where the pooling has one."""
+
+    probabilities: np.ndarray
+    attention: np.ndarray | None
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name, `auto` being a GPU where there is one; raises SettingsError where it is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("--device cuda was asked for, but PyTorch finds no GPU; leave it at auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def load_run(folder: Path, device: torch.device) -> Run:
+    """The run in a folder; raises RunError where it is unfinished, damaged or of another version."""
+    if not folder.is_dir():
+        raise RunError(f"no such run: {str(folder)!r}; give the folder that train.py wrote")
+    models, cards = zip(*(load_model(fold) for fold in fold_folders(folder)), strict=True)
+    return Run(tuple(model.to(device) for model in models), cards[0], device)
+
+
+def fold_folders(folder: Path) -> list[Path]:
+    """The folders of all folds of a finished run; raises RunError where it is not finished."""
+    try:
+        folds = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))["folds"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"the run {str(folder)!r} is not finished (it has no {METRICS_FILE}); "
+            "let train.py end, or train again into another folder"
+        ) from error
+    return [folder / f"fold_{fold['fold']}" for fold in folds]
+
+
+@torch.inference_mode()
+def predict_bag(run: Run, bag: Bag) -> Prediction:
+    """The mean over the folds of a run of the probabilities and the attention for one bag."""
+    tiles = bag_tensor(bag, run.card.model.train_px)[None].to(run.device)
+    mask = torch.ones(tiles.shape[:2], dtype=torch.bool, device=run.device)
+    outputs = [model(tiles, mask) for model in run.models]
+    mean = torch.stack([probabilities(output.logits_BK)[0] for output in outputs]).mean(0)
+    attentions = [output.attention_BN[0].double() for output in outputs if output.attention_BN is not None]
+    attention = torch.stack(attentions).mean(0).cpu().numpy() if attentions else None
+    return Prediction(mean.cpu().numpy(), attention)
+
+
+@torch.inference_mode()
+def predict_loader(model: torch.nn.Module, batches: Iterable[Batch], device: torch.device) -> np.ndarray:
+    """Probabilities float64 (slides, K) in the dataset's order; the model is left as it was, training or not."""
+    was_training = model.training
+    model.eval()
+    rows: list[Tensor] = []
+    order: list[Tensor] = []
+    for batch in batches:
+        rows.append(probabilities(model(batch.tiles_BNCHW.to(device), batch.mask_BN.to(device)).logits_BK).cpu())
+        order.append(batch.index_B)
+    model.train(was_training)
+    return torch.cat(rows)[torch.cat(order).argsort()].numpy()
+
+
+def prediction_row(
+    slide_id: str, patient_id: str, classes: Sequence[str], tiles: int = 0,
+    chances: np.ndarray | None = None, error: str = "", **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """A row of a predictions table; without probabilities (`chances`) it is that of a failed slide."""
+    failed = chances is None
+    values = [None] * len(classes) if chances is None else [float(chance) for chance in chances]
+    return {
+        "slide_id": slide_id,
+        "patient_id": patient_id,
+        **more,
+        "tiles": tiles,
+        **{f"prob_{label}": value for label, value in zip(classes, values, strict=True)},
+        "predicted": "" if chances is None else classes[int(np.argmax(chances))],
+        "status": FAILED if failed else OK,
+        "error": error,
+    }
+
+
+def write_predictions(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a predictions table as CSV, whole or not at all; probabilities keep all their digits."""
+    with replacing(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_predictions(path: Path, classes: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
+    """The rows of a predictions table that have a score, and their probabilities float64 (rows, K)."""
+    table = pd.read_csv(path, dtype={"slide_id": str, "patient_id": str, "predicted": str, "label": str})
+    table = table[table["status"] == OK].reset_index(drop=True)
+    return table, table[[f"prob_{label}" for label in classes]].to_numpy(np.float64)

@@ -1,0 +1,118 @@
+"""A run: all folds of a cross-validation, and the folder in which it leaves what it learned and how good it is."""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mil.checkpoint import ModelCard, save_model
+from mil.cohort import Cohort
+from mil.errors import RunError
+from mil.folds import make_folds
+from mil.loop import EpochLog, FoldResult, train_fold
+from mil.metrics import Estimate, auc, estimate_all, log_loss, prior_log_loss
+from mil.plots import draw_learning_curves
+from mil.predict import METRICS_FILE, prediction_row, write_predictions
+from mil.settings import ModelSpec, TrainSpec
+from tiling.bag import read_header, replacing
+
+
+def make_run_folder(out: Path) -> None:
+    """Make the folder of a new run; raises RunError where it exists or cannot be made."""
+    try:
+        out.mkdir(parents=True)
+    except FileExistsError:
+        raise RunError(f"the run folder {str(out)!r} exists; choose another --out or delete it") from None
+    except OSError as error:
+        raise RunError(f"cannot make the run folder {str(out)!r} ({error.strerror}); choose another --out") from error
+
+
+def train_run(cohort: Cohort, out: Path, model_spec: ModelSpec, spec: TrainSpec) -> dict[str, Estimate]:
+    """Train all folds into the run folder `out` and give the out-of-fold metrics, as they stand in metrics.json."""
+    table = cohort.labels.table
+    fold_of = make_folds(cohort.labels, spec.folds, spec.seed)
+    make_run_folder(out)
+    folds = table.assign(fold=fold_of)[["slide_id", "patient_id", "label", "fold"]]
+    folds.to_csv(out / "folds.csv", index=False, lineterminator="\n")
+    probabilities = np.full((len(table), len(cohort.labels.classes)), np.nan)
+    results: list[FoldResult] = []
+    for fold in range(fold_of.max() + 1):
+        result = train_fold(cohort, fold_of, fold, model_spec, spec)
+        card = ModelCard(model_spec, cohort.labels.classes, cohort.tile_spec, fold, result.best.epoch)
+        save_model(out / f"fold_{fold}", result.model, card)
+        probabilities[fold_of == fold] = result.probabilities
+        results.append(result)
+        _write_log(out / "log.csv", [row for done in results for row in done.log])
+    write_predictions(out / "oof.csv", _oof_rows(cohort, fold_of, probabilities))
+    draw_learning_curves(out / "learning_curves.png", [result.log for result in results])
+    targets, patients = table["target"].to_numpy(), table["patient_id"].to_numpy()
+    estimates = estimate_all(probabilities, targets, patients)
+    of_folds = [
+        _fold_metrics(result, probabilities[fold_of == i], targets[fold_of == i]) for i, result in enumerate(results)
+    ]
+    _write_json(
+        out / METRICS_FILE,
+        {
+            **{name: estimate._asdict() for name, estimate in estimates.items()},
+            "prior_log_loss": prior_log_loss(targets),
+            "interval": "95 %, bootstrap over patients",
+            "slides": len(table),
+            "patients": len(np.unique(patients)),
+            "skipped": len(cohort.missing),
+            "folds": of_folds,
+        },
+    )
+    return estimates
+
+
+def _fold_metrics(result: FoldResult, probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    return {
+        "fold": result.best.fold,
+        "best_epoch": result.best.epoch,
+        "slides": len(targets),
+        "auc": auc(probabilities, targets),
+        "log_loss": log_loss(probabilities, targets),
+    }
+
+
+def _oof_rows(cohort: Cohort, fold_of: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
+    """A row for every labelled slide, those without a bag included."""
+    classes = cohort.labels.classes
+    scored = [
+        prediction_row(
+            row.slide_id, row.patient_id, classes, read_header(bag).tiles, chances, label=row.label, fold=str(fold)
+        )
+        for row, bag, fold, chances in zip(
+            cohort.labels.table.itertuples(), cohort.bags, fold_of, probabilities, strict=True
+        )
+    ]
+    skipped = [
+        prediction_row(row.slide_id, row.patient_id, classes, error=row.error, label=row.label, fold="")
+        for row in cohort.missing.itertuples()
+    ]
+    return scored + skipped
+
+
+def _write_log(path: Path, rows: Sequence[EpochLog]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(EpochLog._fields)
+        table.writerows(rows)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write strict JSON: what has no value (the AUC of a fold with one class) is null."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(_null_for_nan(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _null_for_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _null_for_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_null_for_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

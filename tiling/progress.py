@@ -1,0 +1,15 @@
+"""One look for every progress bar."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress(total: int, unit: str, what: str, initial: int = 0) -> "tqdm[Any]":
+    """A bar on stderr: live on a terminal, a line every half minute in the log of a job."""
+    quiet = not sys.stderr.isatty()
+    return tqdm(
+        total=total, initial=initial, unit=unit, desc=what, dynamic_ncols=not quiet,
+        mininterval=30.0 if quiet else 0.1, file=sys.stderr,
+    )  # fmt: skip

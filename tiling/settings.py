@@ -1,0 +1,45 @@
+"""How a setting is declared: once, as a field of the frozen dataclass beside the code that uses it."""
+
+from dataclasses import field, fields
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+
+class Range(NamedTuple):
+    """The values that a numeric setting may have, both ends included."""
+
+    least: float
+    most: float | None = None
+
+    def __str__(self) -> str:
+        return f"at least {self.least}" if self.most is None else f"from {self.least} to {self.most}"
+
+
+def setting(default: Any, help: str) -> Any:
+    """A field of a settings dataclass, with the words that explain it on the command line."""
+    return field(default=default, metadata={"help": help})
+
+
+def at_least(least: float) -> Range:
+    """The range without an upper end."""
+    return Range(least)
+
+
+def between(least: float, most: float) -> Range:
+    """The range from `least` to `most`."""
+    return Range(least, most)
+
+
+def check(settings: Any, error: type[Exception], **ranges: Range) -> None:
+    """Raise `error` where a number is out of its range or a choice is none of its options; None is always allowed."""
+    hints = get_type_hints(type(settings))
+    for each in fields(settings):
+        name, value = each.name, getattr(settings, each.name)
+        flag = "--" + name.replace("_", "-")
+        options = get_args(hints[name]) if get_origin(hints[name]) is Literal else None
+        if options is not None and value not in options:
+            raise error(f"{flag} is one of {', '.join(options)}, not {value!r}")
+        if value is None or name not in ranges:
+            continue
+        allowed = ranges[name]
+        if not value >= allowed.least or (allowed.most is not None and value > allowed.most):
+            raise error(f"{flag} must be {allowed}, not {value!r}")

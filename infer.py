@@ -1,4 +1,4 @@
-"""`python infer.py --run RUN --slides SLIDES… --out scores.csv`: a probability for every slide, or why there is none."""
+"""`python infer.py --run RUN --slides SLIDES… --out scores.csv`: a probability for every slide, or why not."""
 
 import sys
 from collections.abc import Iterator, Sequence

@@ -22,7 +22,7 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, px: int, pretrained: bool = False) -> None:
         super().__init__()
-        self.net = _create(name, px, pretrained)
+        self.net: Any = _create(name, px, pretrained)  # timm's models share attributes that no type tells
         self.channels = int(self.net.num_features)
         config = resolve_model_data_config(self.net)
         self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
@@ -45,10 +45,10 @@ class Backbone(nn.Module):
             raise ModelError(
                 f"the backbone {type(self.net).__name__} gives {tokens.shape[1]} tokens, which is no square"
             )
-        return tokens.transpose(1, 2).unflatten(2, (side, side))
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
 
 
-def _create(name: str, px: int, pretrained: bool) -> nn.Module:
+def _create(name: str, px: int, pretrained: bool) -> Any:
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), 3)
         hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
@@ -58,13 +58,14 @@ def _create(name: str, px: int, pretrained: bool) -> nn.Module:
     except Exception as error:
         if not pretrained:
             raise
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ModelError(
-            f"cannot get the pretrained weights of {name!r} ({type(error).__name__}: {' '.join(str(error).split())[:200]}); "
+            f"cannot get the pretrained weights of {name!r} ({cause}); "
             "check that the model hub can be reached, or train without --pretrained"
         ) from error
 
 
-def _sized(name: str, px: int, pretrained: bool) -> nn.Module:
+def _sized(name: str, px: int, pretrained: bool) -> Any:
     """The model built for pictures of `px`, where it needs to know."""
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=px)

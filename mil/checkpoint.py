@@ -46,8 +46,8 @@ def read_card(folder: Path) -> ModelCard:
         found = content["format"], content["format_version"]
         if found != (FORMAT, FORMAT_VERSION):
             raise RunError(
-                f"{str(path)!r} is {found[0]} version {found[1]}, this program reads {FORMAT} version {FORMAT_VERSION}; "
-                "train again or use the version that wrote it"
+                f"{str(path)!r} is {found[0]} version {found[1]}, "
+                f"this program reads {FORMAT} version {FORMAT_VERSION}; train again or use the version that wrote it"
             )
         return ModelCard(
             # Weights come from the file beside it, never again from a hub.

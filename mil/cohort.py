@@ -38,14 +38,15 @@ def gather(labels: Labels, folder: Path, skip_missing: bool) -> Cohort:
     has_bag = np.array([bag_path(folder, slide_id).exists() for slide_id in table["slide_id"]])
     if not has_bag.any():
         raise LabelsError(
-            f"no slide of the labels table has a bag in {str(folder)!r}; are its slide_ids the names of the .h5 files there?"
+            f"no slide of the labels table has a bag in {str(folder)!r}; "
+            "its slide_ids must be the names of the .h5 files there"
         )
     missing = _with_causes(table[~has_bag], folder)
     if len(missing) and not skip_missing:
         slide_id, cause = missing["slide_id"].iloc[0], missing["error"].iloc[0]
         raise LabelsError(
-            f"{len(missing)} of the labelled slides have no bag in {str(folder)!r}, the first is {slide_id!r} ({cause}); "
-            "tile them, delete their rows, or give --skip-missing"
+            f"{len(missing)} of the labelled slides have no bag in {str(folder)!r}, "
+            f"the first is {slide_id!r} ({cause}); tile them, delete their rows, or give --skip-missing"
         )
     kept = table[has_bag].reset_index(drop=True)
     absent = set(labels.classes) - set(kept["label"])

@@ -17,7 +17,7 @@ class Item(NamedTuple):
 
     tiles_NCHW: Tensor
     target: int
-    index: int
+    place: int
 
 
 class Batch(NamedTuple):
@@ -60,7 +60,7 @@ def collate(items: Sequence[Item]) -> Batch:
         tiles_BNCHW,
         mask_BN,
         torch.tensor([item.target for item in items]),
-        torch.tensor([item.index for item in items]),
+        torch.tensor([item.place for item in items]),
     )
 
 

@@ -1,6 +1,7 @@
 """What a model looked at: the slide's overview with its tiles and their attention, and the tiles themselves."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -27,7 +28,7 @@ def draw_attention(path: Path, bag: Bag, attention: np.ndarray | None, title: st
     colours = ScalarMappable(Normalize(0, None if attention is None else float(attention.max())), COLOURS)
     shades = colours.to_rgba(attention) if attention is not None else [_NO_ATTENTION] * len(bag)
     figure = plt.figure(figsize=(11, 6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.35, 1))
+    left, right = figure.subfigures(1, 2, width_ratios=(1.35, 1), squeeze=False)[0]
     axis = left.subplots()
     _draw_overview(axis, bag, shades)
     axis.set_title(title, fontsize="medium")
@@ -46,13 +47,17 @@ def draw_attention(path: Path, bag: Bag, attention: np.ndarray | None, title: st
     save(figure, path)
 
 
-def _draw_overview(axis: Axes, bag: Bag, shades: object) -> None:
+def _draw_overview(axis: Axes, bag: Bag, shades: Any) -> None:
     picture, scale = bag.overview_rgb(), bag.header.overview_downsample
     axis.imshow(picture)
     axis.set_axis_off()
     side = bag.header.side0_px / scale
-    for x0, y0, shade in zip(bag.x0, bag.y0, shades, strict=True):  # type: ignore[call-overload]
-        axis.add_patch(Rectangle((x0 / scale, y0 / scale), side, side, fill=False, linewidth=2.5, edgecolor=shade))
+    inset = 0.03 * side  # so that neighbours do not cover each other's outline
+    for x0, y0, shade in zip(bag.x0, bag.y0, shades, strict=True):
+        corner = x0 / scale + inset, y0 / scale + inset
+        axis.add_patch(
+            Rectangle(corner, side - 2 * inset, side - 2 * inset, fill=False, linewidth=2.5, edgecolor=shade)
+        )
     if bag.header.mpp is not None:
         _draw_scale_bar(axis, picture.shape, bag.header.mpp * scale)
 

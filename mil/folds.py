@@ -31,10 +31,9 @@ def inner_validation(table: pd.DataFrame, share: float, seed: int) -> np.ndarray
     `table` holds the training folds alone. Both sides have every class; raises LabelsError where that cannot be.
     """
     classes = table["target"].nunique()
-    splits = max(2, round(1 / share))
-    for attempt in range(10):
-        split = StratifiedGroupKFold(splits, shuffle=True, random_state=seed + attempt)
-        for valid in _tests(split, table):
+    # Where patients are few, a larger part has every class sooner than a part of exactly the wanted share.
+    for splits in range(max(2, round(1 / share)), 1, -1):
+        for valid in _tests(StratifiedGroupKFold(splits, shuffle=True, random_state=seed), table):
             chosen = np.zeros(len(table), bool)
             chosen[valid] = True
             if table["target"][chosen].nunique() == table["target"][~chosen].nunique() == classes:
@@ -63,7 +62,8 @@ def _given_folds(table: pd.DataFrame) -> np.ndarray:
     if (crossing > 1).any():
         patient = crossing.index[crossing > 1][0]
         raise LabelsError(
-            f"the patient {patient!r} is in more than one fold of the labels table; put all slides of a patient into one"
+            f"the patient {patient!r} is in more than one fold of the labels table; "
+            "put all slides of a patient into one"
         )
     return table["fold"].map({name: fold for fold, name in enumerate(names)}).to_numpy()
 

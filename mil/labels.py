@@ -37,7 +37,8 @@ def read_labels(path: Path) -> Labels:
     missing = [column for column in ("slide_id", "label") if column not in table]
     if missing:
         raise LabelsError(
-            f"the labels table {str(path)!r} lacks the column {' and '.join(missing)}; it has {', '.join(table.columns)}"
+            f"the labels table {str(path)!r} lacks the column {' and '.join(missing)}; "
+            f"it has {', '.join(table.columns)}"
         )
     for column in ("slide_id", "label"):
         _refuse_rows(path, table[column].str.strip() == "", f"has an empty {column}; fill it in or delete the row")

@@ -71,7 +71,7 @@ def train_fold(cohort: Cohort, fold_of: np.ndarray, fold: int, model_spec: Model
     best_weights: dict[str, Tensor] = {}
     with progress(spec.epochs, "epoch", f"fold {fold}") as bar:
         for epoch in range(spec.epochs):
-            lr = schedule.get_last_lr()[0]
+            lr = float(schedule.get_last_lr()[0])
             loss = _train_epoch(fabric, model, optimizer, schedule, split.train, spec.augment)
             chances = predict_loader(model, split.valid, fabric.device)
             valid_loss = log_loss(chances, split.valid_targets)
@@ -81,7 +81,7 @@ def train_fold(cohort: Cohort, fold_of: np.ndarray, fold: int, model_spec: Model
             log.append(EpochLog(fold, epoch, loss, valid_loss, auc(chances, split.valid_targets), lr, best))
             if best:
                 best_weights = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
-            bar.set_postfix(train=f"{loss:.3f}", valid=f"{valid_loss:.3f}")
+            bar.set_postfix(train=f"{loss:.3f}", valid=f"{valid_loss:.3f}", refresh=False)
             bar.update()
             if epoch - max(row.epoch for row in log if row.best) >= spec.patience:
                 break

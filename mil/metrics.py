@@ -25,7 +25,8 @@ Metric = Callable[[np.ndarray, np.ndarray], float]
 
 def auc(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Area under the ROC curve of (N, K) probabilities and (N,) targets; for more than two classes the mean of
-    one-against-the-rest. Nan where a class is missing."""
+    one-against-the-rest. Nan where a class is missing.
+    """
     classes = probabilities.shape[1]
     if len(np.unique(targets)) < classes:
         return float("nan")
@@ -53,7 +54,8 @@ def estimate(
 ) -> Estimate:
     """The metric with its percentile bootstrap interval over patients (Efron and Tibshirani 1993, chapter 13).
 
-    Resamples in which the metric has no meaning are left out.
+    Resamples in which the metric has no meaning are left out. A perfect AUC of two classes or a perfect accuracy,
+    whose resamples are all perfect, gets a lower limit that does not claim certainty.
     """
     rows_of = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
     random = np.random.default_rng(seed)
@@ -63,12 +65,31 @@ def estimate(
         values[i] = metric(probabilities[rows], targets[rows])
     values = values[~np.isnan(values)]
     low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (np.nan, np.nan)
-    return Estimate(metric(probabilities, targets), float(low), float(high))
+    value = metric(probabilities, targets)
+    if value == 1 and (metric is accuracy or (metric is auc and probabilities.shape[1] == 2)):
+        low = _lower_limit_of_one(metric, targets, patients)
+    return Estimate(value, float(low), float(high))
 
 
 def estimate_all(probabilities: np.ndarray, targets: np.ndarray, patients: np.ndarray) -> dict[str, Estimate]:
     """Every metric by name."""
     return {name: estimate(metric, probabilities, targets, patients) for name, metric in METRICS.items()}
+
+
+def _lower_limit_of_one(metric: Metric, targets: np.ndarray, patients: np.ndarray) -> float:
+    """The lower 95 % limit of an AUC or accuracy of exactly 1, of which every resample is 1 again.
+
+    For an accuracy it is that of Clopper and Pearson (1934), for the AUC of two classes that of Newcombe (2006,
+    method 5); both count patients, not slides.
+    """
+    if metric is accuracy:
+        return float(0.025 ** (1 / len(np.unique(patients))))
+    negatives, positives = (len(np.unique(patients[targets == k])) for k in (0, 1))
+    extra = (negatives + positives) / 2 - 1
+    theta = np.linspace(0.5, 1, 100_001)
+    variance = theta * (1 - theta) * (1 + extra * (1 - theta) / (2 - theta) + extra * theta / (1 + theta))
+    inside = 1 - theta <= 1.959964 * np.sqrt(variance / (negatives * positives))
+    return float(theta[inside].min())
 
 
 def prior_log_loss(targets: np.ndarray) -> float:

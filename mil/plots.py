@@ -10,9 +10,9 @@ from tiling.bag import replacing
 
 matplotlib.use("Agg")  # no display is needed, none is opened
 
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
     from mil.loop import EpochLog

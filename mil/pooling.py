@@ -36,7 +36,8 @@ class Avg(Pooling):
 
     def forward(self, maps_BNCHW: Tensor, mask_BN: Tensor) -> Pooled:
         """See Pooling."""
-        weights_BN = mask_BN / mask_BN.sum(dim=1, keepdim=True)
+        weights_BN = mask_BN.to(maps_BNCHW.dtype)
+        weights_BN = weights_BN / weights_BN.sum(dim=1, keepdim=True)
         return Pooled(_weighted_sum(maps_BNCHW, weights_BN), weights_BN)
 
 

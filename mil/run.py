@@ -84,15 +84,18 @@ def _oof_rows(cohort: Cohort, fold_of: np.ndarray, probabilities: np.ndarray) ->
     classes = cohort.labels.classes
     scored = [
         prediction_row(
-            row.slide_id, row.patient_id, classes, read_header(bag).tiles, chances, label=row.label, fold=str(fold)
+            slide["slide_id"], slide["patient_id"], classes, read_header(bag).tiles, chances,
+            label=slide["label"], fold=str(fold),
         )
-        for row, bag, fold, chances in zip(
-            cohort.labels.table.itertuples(), cohort.bags, fold_of, probabilities, strict=True
+        for slide, bag, fold, chances in zip(
+            cohort.labels.table.to_dict("records"), cohort.bags, fold_of, probabilities, strict=True
         )
-    ]
+    ]  # fmt: skip
     skipped = [
-        prediction_row(row.slide_id, row.patient_id, classes, error=row.error, label=row.label, fold="")
-        for row in cohort.missing.itertuples()
+        prediction_row(
+            slide["slide_id"], slide["patient_id"], classes, error=slide["error"], label=slide["label"], fold=""
+        )
+        for slide in cohort.missing.to_dict("records")
     ]
     return scored + skipped
 

@@ -1,10 +1,12 @@
 """Many slides to bags: worker processes, resuming, the manifest, failures."""
 
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
@@ -132,7 +134,9 @@ def _run_until_crash(
 ) -> Generator[tuple[SlideRef, Result | Exception], None, list[SlideRef]]:
     """Work through `waiting` until it is empty or a worker dies; gives back the slides that were under way then."""
     running: dict[Future[Result], SlideRef] = {}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    # Ctrl-C reaches the workers too: they end what they are at, and the batch says that it was interrupted.
+    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with ProcessPoolExecutor(workers, get_context("spawn"), **quiet) as pool, suppress(BrokenProcessPool):
         while waiting or running:
             while waiting and len(running) < 2 * workers:
                 running[pool.submit(task, waiting[0])] = waiting[0]
@@ -141,8 +145,8 @@ def _run_until_crash(
                 try:
                     result: Result | Exception = future.result()
                 except BrokenProcessPool:
-                    return list(running.values())
+                    raise
                 except Exception as error:  # noqa: BLE001  # a row says what it was, and the batch goes on
                     result = error
                 yield running.pop(future), result
-    return []
+    return list(running.values())

@@ -1,13 +1,15 @@
 """Command lines made from settings dataclasses: flags and YAML keys are their fields, wrong input is one sentence."""
 
+import itertools
 import os
 import re
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from typing import TypeVar, get_type_hints
 
-from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, Namespace
 
 from tiling.errors import TilingError
 
@@ -90,8 +92,8 @@ def _plain_type(text: str) -> str:
     return {"int": "a whole number", "float": "a number", "NoneType": "null", "bool": "true or false"}.get(name, name)
 
 
-def _config_of(argv: list[str]) -> Any:
-    given = [after for flag, after in zip(argv, argv[1:], strict=False) if flag == "--config"]
+def _config_of(argv: list[str]) -> str:
+    given = [after for flag, after in itertools.pairwise(argv) if flag == "--config"]
     given += [arg.partition("=")[2] for arg in argv if arg.startswith("--config=")]
     return given[-1] if given else "the configuration"
 

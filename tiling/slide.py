@@ -193,7 +193,7 @@ def _tiff_pages(path: Path) -> list[_TiffPage]:
         with tifffile.TiffFile(path) as tiff:
             return [
                 _TiffPage((page.imagewidth, page.imagelength), page.is_tiled, int(page.compression))
-                for page in tiff.pages
+                for page in (each.aspage() for each in tiff.pages)
             ]
     except Exception:  # noqa: BLE001  # it raises whatever a damaged table leads it to; the readers judge the file
         return []

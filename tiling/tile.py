@@ -70,7 +70,8 @@ class TileSpec:
         if downsample < 1 / _MOST_ENLARGED:
             raise SlideError(
                 f"{str(slide.path)!r} has only {slide.width_px} × {slide.height_px} px and would be enlarged "
-                f"{1 / downsample:.0f} times (at most {_MOST_ENLARGED}); ask for less with --longest-edge, --mpp or --downsample"
+                f"{1 / downsample:.0f} times (at most {_MOST_ENLARGED}); "
+                "ask for less with --longest-edge, --mpp or --downsample"
             )
         return downsample
 

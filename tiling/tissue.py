@@ -40,7 +40,7 @@ def whiten(rgb: np.ndarray) -> np.ndarray:
 
 
 def pen_mask(rgb: np.ndarray, chroma: np.ndarray) -> np.ndarray:
-    """Bool (H, W), True on coloured ink (and fluorescence) of whitened RGB (H, W, 3); black ink is left to its darkness."""
+    """Bool (H, W), True on coloured ink, and fluorescence, of whitened RGB (H, W, 3); black ink is merely dark."""
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     saturation = chroma / np.maximum(rgb.max(axis=2), 1)
     cold = (green > red) & (chroma > _CHROMA_RANGE[0])

@@ -1,0 +1,86 @@
+"""Labels and bags that do not match are said aloud."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mil.cohort import gather
+from mil.errors import LabelsError
+from mil.labels import Labels, read_labels
+from tests.conftest import TILING_FLAGS, CohortFiles
+from tiling.errors import BagError
+from tiling.manifest import ManifestRow, write_manifest
+
+
+@pytest.fixture
+def folder(bags: Path, tmp_path: Path) -> Path:
+    """A copy of the bags to spoil."""
+    return Path(shutil.copytree(bags, tmp_path / "bags"))
+
+
+@pytest.fixture
+def labels(cohort: CohortFiles) -> Labels:
+    return read_labels(cohort.labels)
+
+
+def test_all_match(labels: Labels, folder: Path) -> None:
+    found = gather(labels, folder, skip_missing=False)
+    assert [path.stem for path in found.bags] == found.labels.table["slide_id"].tolist()
+    assert (found.tile_spec["size"], found.tile_spec["instances"]) == (32, 6)
+    assert (len(found.missing), found.unlabelled) == (0, [])
+
+
+def test_slide_without_a_bag(labels: Labels, folder: Path) -> None:
+    (folder / "s03.h5").unlink()
+    (folder / "s04.h5").unlink()
+    write_manifest(folder, {"s03": ManifestRow("s03", "/x/s03.svs", "failed", 0, 0.0, "it is cut short")})
+    with pytest.raises(
+        LabelsError, match=r"2 of the labelled slides have no bag .* 's03' \(it is cut short\); tile them"
+    ):
+        gather(labels, folder, skip_missing=False)
+    found = gather(labels, folder, skip_missing=True)
+    assert len(found.labels) == len(found.bags) == 10
+    assert found.missing[["slide_id", "error"]].to_numpy().tolist() == [
+        ["s03", "it is cut short"],
+        ["s04", "it was never tiled"],
+    ]
+
+
+def test_bag_without_a_label(labels: Labels, folder: Path) -> None:
+    shutil.copy(folder / "s00.h5", folder / "other.h5")
+    found = gather(labels, folder, skip_missing=False)
+    assert found.unlabelled == ["other"]
+    assert len(found.bags) == 12
+
+
+def test_no_slide_has_a_bag(labels: Labels, tmp_path: Path) -> None:
+    with pytest.raises(LabelsError, match="no slide of the labels table has a bag in"):
+        gather(labels, tmp_path, skip_missing=True)
+
+
+def test_class_without_a_bag(labels: Labels, folder: Path) -> None:
+    for index in range(1, 12, 2):
+        (folder / f"s{index:02d}.h5").unlink()
+    with pytest.raises(LabelsError, match="no slide with the label 'tumour' has a bag"):
+        gather(labels, folder, skip_missing=True)
+
+
+def test_missing_folder(labels: Labels, tmp_path: Path) -> None:
+    with pytest.raises(LabelsError, match="no such folder of bags: .*nowhere"):
+        gather(labels, tmp_path / "nowhere", skip_missing=False)
+
+
+def test_bags_of_different_specs(labels: Labels, folder: Path, cohort: CohortFiles) -> None:
+    from tiling.__main__ import main
+
+    flags = [*TILING_FLAGS, "--overwrite", "--quality", "50"]
+    assert main([str(cohort.slides / "s05.tiff"), "--out", str(folder), *flags]) == 0
+    with pytest.raises(LabelsError, match=r"the bags 's00.h5' and 's05.h5' .* were made with different quality"):
+        gather(labels, folder, skip_missing=False)
+
+
+def test_damaged_bag(labels: Labels, folder: Path) -> None:
+    (folder / "s02.h5").write_bytes(b"nothing")
+    with pytest.raises(BagError, match=r"s02\.h5' is not a complete bag"):
+        gather(labels, folder, skip_missing=False)

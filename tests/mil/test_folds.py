@@ -1,0 +1,76 @@
+"""No patient on two sides, ever; every class where it is needed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mil.errors import LabelsError
+from mil.folds import inner_validation, make_folds
+from mil.labels import Labels
+
+
+def make_labels(patients: int, slides_each: int = 2, classes: int = 2, **columns: list[str]) -> Labels:
+    """Patients p0 … with the same number of slides; patient i has class i modulo classes."""
+    names = [f"p{i}" for i in range(patients) for _ in range(slides_each)]
+    targets = [i % classes for i in range(patients) for _ in range(slides_each)]
+    table = pd.DataFrame({"slide_id": [f"s{i}" for i in range(len(names))], "patient_id": names, "target": targets})
+    table["label"] = table["target"].map(lambda target: f"class {target}")
+    return Labels(table.assign(**columns), tuple(f"class {k}" for k in range(classes)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("classes", [2, 3])
+def test_disjoint_by_patient_and_stratified(seed: int, classes: int) -> None:
+    labels = make_labels(30, 3, classes)
+    fold_of = make_folds(labels, 5, seed)
+    folds_of_patient = pd.Series(fold_of).groupby(labels.table["patient_id"]).nunique()
+    assert (folds_of_patient == 1).all()
+    counts = pd.crosstab(fold_of, labels.table["target"])
+    assert counts.to_numpy().tolist() == [[18 // classes] * classes] * 5
+
+
+def test_same_seed_same_folds() -> None:
+    labels = make_labels(20)
+    np.testing.assert_array_equal(make_folds(labels, 4, 7), make_folds(labels, 4, 7))
+    assert (make_folds(labels, 4, 7) != make_folds(labels, 4, 8)).any()
+
+
+def test_fewer_patients_than_folds() -> None:
+    with pytest.raises(LabelsError, match="label 'class 1' has 3 patients, fewer than the 5 folds; lower --folds to 3"):
+        make_folds(make_labels(7), 5, 0)
+    with pytest.raises(LabelsError, match="has 1 patients, fewer than the 2 folds; add patients"):
+        make_folds(make_labels(2), 2, 0)
+
+
+class TestGiven:
+    def test_used_as_given(self) -> None:
+        labels = make_labels(4, 1, fold=["b", "a", "b", "c"])
+        assert make_folds(labels, 5, 0).tolist() == [1, 0, 1, 2]
+
+    def test_patient_in_two(self) -> None:
+        with pytest.raises(LabelsError, match="the patient 'p0' is in more than one fold"):
+            make_folds(make_labels(2, 2, fold=["0", "1", "1", "1"]), 5, 0)
+
+    @pytest.mark.parametrize("fold", [["0", "0"], ["0", ""]])
+    def test_too_few(self, fold: list[str]) -> None:
+        with pytest.raises(LabelsError, match="must name, in every row, one of two folds or more"):
+            make_folds(make_labels(2, 1, fold=fold), 5, 0)
+
+
+class TestInnerValidation:
+    @pytest.mark.parametrize("seed", range(5))
+    def test_disjoint_by_patient_with_all_classes(self, seed: int) -> None:
+        table = make_labels(12, 2, 3).table
+        valid = inner_validation(table, 0.25, seed)
+        assert valid.sum() == 6
+        assert not set(table["patient_id"][valid]) & set(table["patient_id"][~valid])
+        assert set(table["target"][valid]) == set(table["target"][~valid]) == {0, 1, 2}
+
+    def test_few_patients_still_leave_every_class_on_both_sides(self) -> None:
+        table = make_labels(4, 3).table  # two patients a class
+        valid = inner_validation(table, 0.2, 0)
+        assert set(table["target"][valid]) == set(table["target"][~valid]) == {0, 1}
+
+    def test_impossible(self) -> None:
+        with pytest.raises(LabelsError, match="some class has too few patients"):
+            inner_validation(make_labels(3, 2).table, 0.2, 0)

@@ -1,0 +1,85 @@
+"""Figures by hand, and intervals that mean what they say."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mil.metrics import METRICS, accuracy, auc, estimate, estimate_all, log_loss, prior_log_loss
+
+
+def binary(*chances: float) -> np.ndarray:
+    return np.array([[1 - chance, chance] for chance in chances])
+
+
+def test_auc() -> None:
+    targets = np.array([0, 0, 1, 1])
+    assert auc(binary(0.1, 0.4, 0.35, 0.8), targets) == 0.75  # 3 of 4 pairs in order
+    assert auc(binary(0.1, 0.2, 0.8, 0.9), targets) == 1
+    assert auc(binary(0.5, 0.5, 0.5, 0.5), targets) == 0.5
+    assert math.isnan(auc(binary(0.1, 0.2), np.array([1, 1])))
+
+
+def test_auc_of_three_classes_is_the_mean_of_one_against_the_rest() -> None:
+    chances = np.array([[0.8, 0.1, 0.1], [0.5, 0.4, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
+    targets = np.array([0, 1, 1, 2])
+    # class 0: 1 over .5, .6, .1 -> 1; class 1: .4 and .3 over .1, .2 -> 1; class 2: 1
+    assert auc(chances, targets) == 1
+    assert auc(chances[:, [1, 0, 2]], targets) == pytest.approx((0 + 1 / 2 + 1) / 3)
+
+
+def test_log_loss() -> None:
+    assert log_loss(binary(0.2, 0.7), np.array([0, 1])) == pytest.approx(-(math.log(0.8) + math.log(0.7)) / 2)
+    assert log_loss(binary(1.0), np.array([0])) == math.inf  # nothing is clamped
+
+
+def test_accuracy() -> None:
+    assert accuracy(binary(0.2, 0.7, 0.6), np.array([0, 1, 0])) == pytest.approx(2 / 3)
+
+
+def test_prior_log_loss() -> None:
+    assert prior_log_loss(np.array([0, 1, 1, 1])) == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
+
+
+class TestEstimate:
+    def test_covers_the_truth_as_often_as_it_claims(self) -> None:
+        random = np.random.default_rng(0)
+        covered = 0
+        for _ in range(60):
+            right = random.random(80) < 0.7
+            chances, targets = binary(*np.where(right, 0.9, 0.1)), np.ones(80, int)
+            interval = estimate(accuracy, chances, targets, np.arange(80))
+            covered += interval.low <= 0.7 <= interval.high
+        assert 51 <= covered <= 60  # 95 % of 60 is 57
+
+    def test_resamples_patients_not_slides(self) -> None:
+        random = np.random.default_rng(1)
+        targets = np.arange(40) % 2
+        chances = binary(*np.clip(0.5 + 0.2 * (targets - 0.5) + random.normal(0, 0.2, 40), 0.01, 0.99))
+        repeated = np.repeat(np.arange(40), 10)  # ten copies of each slide are no more evidence than one
+        once = estimate(log_loss, chances, targets, np.arange(40))
+        ten_times = estimate(log_loss, chances[repeated], targets[repeated], repeated)
+        assert ten_times.value == pytest.approx(once.value)
+        assert ten_times.high - ten_times.low == pytest.approx(once.high - once.low)
+
+    def test_is_repeatable(self) -> None:
+        arguments = binary(0.1, 0.6, 0.4, 0.9), np.array([0, 0, 1, 1]), np.array(["a", "b", "c", "d"])
+        assert estimate_all(*arguments) == estimate_all(*arguments)
+        assert set(estimate_all(*arguments)) == set(METRICS)
+
+    def test_perfect_is_not_certain(self) -> None:
+        targets = np.array([0] * 9 + [1] * 9)
+        perfect = estimate(auc, binary(*targets * 0.8 + 0.1), targets, np.arange(18))
+        assert (perfect.value, perfect.high) == (1, 1)
+        # Newcombe's limit L solves (1 - L)^2 = z^2 var(L) with 9 negatives and 9 positives.
+        low = perfect.low
+        variance = low * (1 - low) * (1 + 8 * (1 - low) / (2 - low) + 8 * low / (1 + low)) / 81
+        assert (1 - low) == pytest.approx(1.959964 * math.sqrt(variance), abs=1e-3)
+        assert 0.7 < low < 0.85
+        assert estimate(accuracy, binary(*targets * 0.8 + 0.1), targets, np.arange(18)).low == pytest.approx(
+            0.025 ** (1 / 18)
+        )
+
+    def test_no_meaning_no_number(self) -> None:
+        interval = estimate(auc, binary(0.1, 0.2), np.array([1, 1]), np.array([0, 1]))
+        assert all(math.isnan(value) for value in interval)

@@ -1,0 +1,151 @@
+"""Regions come back with the pixels and in the frame that was asked for, whoever reads them."""
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+import pyvips
+from PIL import Image
+
+from tiling.errors import SlideError
+from tiling.slide import open_slide, write_pyramid
+
+
+def coordinates(width: int, height: int) -> np.ndarray:
+    """RGB uint8 whose pixel (x, y) is (x, y, 128) modulo 256."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x % 256, y % 256, np.full_like(x, 128)], axis=2).astype(np.uint8)
+
+
+def lossless_tiff(path: Path, rgb: np.ndarray, **options: object) -> Path:
+    height, width = rgb.shape[:2]
+    image = pyvips.Image.new_from_memory(rgb.tobytes(), width, height, 3, "uchar").copy(interpretation="srgb")
+    image.tiffsave(str(path), compression="deflate", **options)
+    return path
+
+
+class TestReadRegion:
+    def test_full_resolution_is_exact(self, tmp_path: Path) -> None:
+        rgb = coordinates(200, 150)
+        slide = open_slide(lossless_tiff(tmp_path / "a.tiff", rgb))
+        assert (slide.width_px, slide.height_px, slide.vendor) == (200, 150, "tiff")
+        region = slide.read_region(30, 40, 64, 64, (64, 64))
+        np.testing.assert_array_equal(region, rgb[40:104, 30:94])
+
+    def test_outside_is_white(self, tmp_path: Path) -> None:
+        rgb = coordinates(100, 80)
+        slide = open_slide(lossless_tiff(tmp_path / "a.tiff", rgb))
+        region = slide.read_region(-10, 60, 32, 32, (32, 32))
+        assert (region[:, :10] == 255).all()
+        assert (region[20:] == 255).all()
+        np.testing.assert_array_equal(region[:20, 10:], rgb[60:80, :22])
+        assert (slide.read_region(500, 500, 8, 8, (8, 8)) == 255).all()
+
+    def test_reduces_in_place(self, tmp_path: Path) -> None:
+        rgb = np.kron(coordinates(40, 40), np.ones((8, 8, 1), np.uint8))  # blocks of 8 x 8 equal pixels
+        slide = open_slide(lossless_tiff(tmp_path / "a.tiff", rgb))
+        region = slide.read_region(80, 160, 160, 80, (20, 10))
+        np.testing.assert_allclose(region.astype(int), rgb[160:240:8, 80:240:8].astype(int), atol=2)
+
+    def test_neighbours_join_without_a_seam(self, tmp_path: Path) -> None:
+        slide = open_slide(
+            lossless_tiff(tmp_path / "a.tiff", np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8))
+        )
+        whole = slide.read_region(30, 30, 240, 120, (80, 40))
+        halves = [slide.read_region(30 + 120 * i, 30, 120, 120, (40, 40)) for i in range(2)]
+        np.testing.assert_array_equal(np.concatenate(halves, axis=1), whole)
+
+    def test_reads_the_level_that_is_just_fine_enough(self, tmp_path: Path) -> None:
+        write_pyramid(tmp_path / "a.tiff", np.full((2048, 2048, 3), 200, np.uint8))
+        slide = open_slide(tmp_path / "a.tiff")
+        assert [level.width_px for level in slide.levels] == [2048, 1024, 512, 256]
+        used = []
+        spied = slide._replace(
+            levels=tuple(
+                level._replace(read=lambda *box, level=level: used.append(level.width_px) or level.read(*box))
+                for level in slide.levels
+            )
+        )
+        for downsample in (0.5, 1, 1.9, 2, 3.9, 8, 100):
+            spied.read_region(0, 0, 64 * downsample, 64 * downsample, (64, 64))
+        assert used == [2048, 2048, 2048, 1024, 1024, 256, 256]
+
+
+class TestFormats:
+    def test_openslide_and_vips_give_the_same_pixels(self, tmp_path: Path) -> None:
+        noise = np.random.default_rng(1).integers(0, 255, (600, 700, 3)).astype(np.uint8)
+        write_pyramid(tmp_path / "a.tiff", noise)
+        slide = open_slide(tmp_path / "a.tiff")
+        assert slide.vendor == "generic-tiff"
+        with openslide.OpenSlide(tmp_path / "a.tiff") as reference:
+            expected = np.asarray(reference.read_region((100, 50), 0, (300, 200)).convert("RGB"))
+        np.testing.assert_array_equal(slide.levels[0].read(100, 50, 300, 200), expected)
+
+    @pytest.mark.parametrize("suffix", [".png", ".tif"])
+    def test_plain_image(self, tmp_path: Path, suffix: str) -> None:
+        rgb = coordinates(60, 50)
+        Image.fromarray(rgb).save(tmp_path / f"a{suffix}")
+        slide = open_slide(tmp_path / f"a{suffix}")
+        assert (slide.width_px, slide.height_px, slide.mpp) == (60, 50, None)
+        np.testing.assert_array_equal(slide.read_region(0, 0, 60, 50, (60, 50)), rgb)
+
+    def test_grey_and_alpha(self, tmp_path: Path) -> None:
+        Image.fromarray(np.full((20, 20), 77, np.uint8)).save(tmp_path / "grey.png")
+        assert (open_slide(tmp_path / "grey.png").read_region(0, 0, 20, 20, (20, 20)) == 77).all()
+        Image.fromarray(np.zeros((20, 20, 4), np.uint8)).save(tmp_path / "clear.png")
+        assert (open_slide(tmp_path / "clear.png").read_region(0, 0, 20, 20, (20, 20)) == 255).all()
+
+    def test_pages_of_a_tiff_that_openslide_refuses_are_levels(self, tmp_path: Path) -> None:
+        path = lossless_tiff(tmp_path / "a.tiff", coordinates(512, 512), pyramid=True, tile=True, bigtiff=False)
+        slide = open_slide(path)
+        assert [level.width_px for level in slide.levels] == [512, 256, 128]
+
+    @pytest.mark.parametrize(("mpp", "expected"), [(0.25, 0.25), (2.0, 2.0), (352.8, None), (None, None)])
+    def test_mpp(self, tmp_path: Path, mpp: float | None, expected: float | None) -> None:
+        write_pyramid(tmp_path / "a.tiff", np.full((300, 300, 3), 200, np.uint8), mpp)
+        found = open_slide(tmp_path / "a.tiff").mpp
+        assert found is None if expected is None else found == pytest.approx(expected, rel=1e-5)
+
+
+class TestBadFiles:
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(SlideError, match="no such file"):
+            open_slide(tmp_path / "a.tiff")
+
+    def test_no_slide(self, tmp_path: Path) -> None:
+        (tmp_path / "a.svs").write_text("not a slide")
+        with pytest.raises(SlideError, match=r"a\.svs' is no slide that can be read"):
+            open_slide(tmp_path / "a.svs")
+
+    def test_truncated(self, tmp_path: Path) -> None:
+        noise = np.random.default_rng(1).integers(0, 255, (1024, 1024, 3)).astype(np.uint8)
+        write_pyramid(tmp_path / "a.tiff", noise)
+        data = (tmp_path / "a.tiff").read_bytes()
+        for share in (0.01, 0.3, 0.6):
+            (tmp_path / "a.tiff").write_bytes(data[: int(len(data) * share)])
+            with pytest.raises(SlideError, match=r"a\.tiff"):
+                open_slide(tmp_path / "a.tiff").read_region(0, 0, 1024, 1024, (1024, 1024))
+
+    def test_truncated_behind_the_full_resolution(self, tmp_path: Path) -> None:
+        """Where only reduced levels are lost, the pixels that are read are the right ones."""
+        noise = np.random.default_rng(1).integers(0, 255, (1024, 1024, 3)).astype(np.uint8)
+        write_pyramid(tmp_path / "a.tiff", noise)
+        whole = open_slide(tmp_path / "a.tiff").read_region(0, 0, 1024, 1024, (1024, 1024))
+        data = (tmp_path / "a.tiff").read_bytes()
+        (tmp_path / "a.tiff").write_bytes(data[: int(len(data) * 0.95)])
+        slide = open_slide(tmp_path / "a.tiff")
+        assert len(slide.levels) == 1
+        np.testing.assert_array_equal(slide.read_region(0, 0, 1024, 1024, (1024, 1024)), whole)
+
+    def test_compression_that_vips_would_read_as_black(self, tmp_path: Path, real_data: Path) -> None:
+        with pytest.raises(SlideError, match="TIFF code 34712"):
+            open_slide(real_data / "slides_odd" / "CMU-1-Small-Region.jp2.tiff")
+
+
+def test_real_pixels_know_where_they_are(real_data: Path) -> None:
+    """The XYC pictures carry their coordinates: red and green are x and y of an 8 px block."""
+    for name in ("XYC.png", "XYC-half-mpp.tiff", "XYC-lzw.ome.tiff"):
+        slide = open_slide(real_data / "slides_odd" / name)
+        reference = np.asarray(Image.open(real_data / "slides_odd" / "XYC.png").convert("RGB"))
+        np.testing.assert_array_equal(slide.read_region(40, 72, 128, 64, (128, 64)), reference[72:136, 40:168])

@@ -1,0 +1,74 @@
+"""What is tissue, and what only looks dark or coloured."""
+
+import numpy as np
+import pytest
+
+from tests.conftest import GLASS, NUCLEI, STROMA, paint
+from tiling.tissue import chroma_threshold, tissue_mask, whiten
+
+SQUARE = (20, 20, 40)
+
+
+def mask_of(colour: tuple[int, int, int], glass: tuple[int, int, int] = GLASS) -> np.ndarray:
+    picture = paint(100, 80, (*SQUARE, colour))
+    picture[(picture == GLASS).all(axis=2)] = glass
+    return tissue_mask(picture)
+
+
+@pytest.mark.parametrize(
+    "colour",
+    [STROMA, NUCLEI, (240, 205, 225), (150, 100, 60), (150, 155, 200), (190, 60, 75)],
+    ids=["eosin", "haematoxylin", "pale", "DAB", "counterstain", "blood"],
+)
+def test_stains_are_tissue(colour: tuple[int, int, int]) -> None:
+    expected = np.zeros((80, 100), bool)
+    expected[20:60, 20:60] = True
+    np.testing.assert_array_equal(mask_of(colour), expected)
+
+
+@pytest.mark.parametrize(
+    "colour",
+    [
+        (20, 60, 190),
+        (30, 140, 60),
+        (225, 20, 35),
+        (25, 25, 28),
+        (0, 0, 0),
+        (150, 150, 152),
+        (0, 0, 220),
+        (255, 255, 255),
+    ],
+    ids=["blue pen", "green pen", "red pen", "black pen", "border", "dust", "fluorescence", "hole"],
+)
+def test_ink_black_and_grey_are_not(colour: tuple[int, int, int]) -> None:
+    assert not mask_of(colour).any()
+
+
+@pytest.mark.parametrize("glass", [(255, 255, 255), (226, 224, 222), (240, 236, 222), (232, 238, 240)])
+def test_glass_of_any_tint_is_not(glass: tuple[int, int, int]) -> None:
+    mask = mask_of(STROMA, glass)
+    assert mask[20:60, 20:60].all()
+    assert mask.sum() == 40 * 40
+
+
+def test_bare_slide_has_none() -> None:
+    noise = np.random.default_rng(0).normal(0, 2, (200, 200, 3))
+    assert not tissue_mask(np.clip(np.array(GLASS) + noise, 0, 255).astype(np.uint8)).any()
+
+
+def test_washed_out_edge_of_a_pen_goes_with_it() -> None:
+    picture = paint(100, 80, (20, 20, 40, (190, 235, 200)), (25, 25, 30, (30, 140, 60)))
+    assert not tissue_mask(picture).any()
+
+
+def test_slide_full_of_tissue_is_not_whitened() -> None:
+    picture = np.full((50, 50, 3), STROMA, np.uint8)
+    np.testing.assert_array_equal(whiten(picture), picture)
+    assert tissue_mask(picture).all()
+
+
+def test_threshold_separates_two_peaks_but_stays_where_tissue_begins() -> None:
+    assert chroma_threshold(np.array([4] * 50 + [24] * 50)) == 14  # Otsu says 4, the least of its range is taken
+    assert chroma_threshold(np.array([20] * 50 + [90] * 50)) == 20
+    assert chroma_threshold(np.array([60] * 50 + [150] * 50)) == 30
+    assert chroma_threshold(np.array([], int)) == 30

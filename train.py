@@ -44,7 +44,7 @@ def _work(args: Namespace) -> int:
     from mil.run import train_run  # imports torch, which takes seconds: wrong input is told before
 
     out = Path(args.out)
-    estimates = train_run(cohort, out, model_spec, spec)
+    estimates = train_run(cohort, out, model_spec, spec, {"bags": args.bags, "labels": args.labels})
     print(f"out of fold, {len(cohort.labels)} slides, with 95 % intervals over patients:")
     for name, estimate in estimates.items():
         print(f"  {name:9} {estimate}")

@@ -1,6 +1,7 @@
 """Cross-validation splits, stratified by label and grouped by patient: no patient is ever on both sides."""
 
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,25 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from mil.errors import LabelsError
 from mil.labels import Labels
+
+
+class Split(NamedTuple):
+    """The rows of the labels table that one fold trains on, stops on and is reported on; each int (slides,)."""
+
+    fold: int
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+
+def make_splits(labels: Labels, fold_of: np.ndarray, valid_share: float, seed: int) -> list[Split]:
+    """A split for each fold of `fold_of`; raises LabelsError where some fold cannot be trained."""
+    splits = []
+    for fold in range(fold_of.max() + 1):
+        training = np.flatnonzero(fold_of != fold)
+        stops = inner_validation(labels.table.iloc[training], valid_share, seed + fold)
+        splits.append(Split(fold, training[~stops], training[stops], np.flatnonzero(fold_of == fold)))
+    return splits
 
 
 def make_folds(labels: Labels, folds: int, seed: int) -> np.ndarray:

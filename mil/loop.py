@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from mil.cohort import Cohort
 from mil.data import BagDataset, Batch, loader, random_symmetry
 from mil.errors import ModelError
-from mil.folds import inner_validation
+from mil.folds import Split
 from mil.metrics import auc, log_loss
 from mil.model import MILNet, build_model
 from mil.predict import pick_device, predict_loader
@@ -49,36 +49,30 @@ class FoldResult(NamedTuple):
         return [epoch for epoch in self.log if epoch.best][-1]
 
 
-class _Split(NamedTuple):
-    train: DataLoader[Batch]
-    valid: DataLoader[Batch]
-    test: DataLoader[Batch]
-    valid_targets: np.ndarray
-
-
-def train_fold(cohort: Cohort, fold_of: np.ndarray, fold: int, model_spec: ModelSpec, spec: TrainSpec) -> FoldResult:
-    """Train on all folds but one and predict that one; `fold_of` int (slides,) is the fold of each slide.
+def train_fold(cohort: Cohort, split: Split, model_spec: ModelSpec, spec: TrainSpec) -> FoldResult:
+    """Train on the training part of a split, keep the epoch that is best on its validation part, predict its test part.
 
     Raises ModelError where the loss is no longer a number.
     """
     fabric = Fabric(accelerator=pick_device(spec.device).type, devices=1)
-    torch.manual_seed(spec.seed + fold)
-    split = _split(cohort, fold_of, fold, model_spec.train_px, spec)
+    torch.manual_seed(spec.seed + split.fold)
+    loaders = _loaders(cohort, split, model_spec.train_px, spec)
+    valid_targets = cohort.labels.table["target"].to_numpy()[split.valid]
     net = build_model(model_spec, len(cohort.labels.classes), cohort.tile_spec["instances"])
     model, optimizer = fabric.setup(net, torch.optim.AdamW(net.parameters(), spec.lr, weight_decay=spec.weight_decay))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, spec.epochs * len(split.train), spec.lr_end)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, spec.epochs * len(loaders.train), spec.lr_end)
     log: list[EpochLog] = []
     best_weights: dict[str, Tensor] = {}
-    with progress(spec.epochs, "epoch", f"fold {fold}") as bar:
+    with progress(spec.epochs, "epoch", f"fold {split.fold}") as bar:
         for epoch in range(spec.epochs):
             lr = float(schedule.get_last_lr()[0])
-            loss = _train_epoch(fabric, model, optimizer, schedule, split.train, spec.augment)
-            chances = predict_loader(model, split.valid, fabric.device)
-            valid_loss = log_loss(chances, split.valid_targets)
+            loss = _train_epoch(fabric, model, optimizer, schedule, loaders.train, spec.augment)
+            chances = predict_loader(model, loaders.valid, fabric.device)
+            valid_loss = log_loss(chances, valid_targets)
             if not math.isfinite(loss + valid_loss):
-                raise ModelError(f"the loss of fold {fold} became {loss} in epoch {epoch}; lower --lr")
+                raise ModelError(f"the loss of fold {split.fold} became {loss} in epoch {epoch}; lower --lr")
             best = valid_loss < min((row.valid_loss for row in log), default=math.inf)
-            log.append(EpochLog(fold, epoch, loss, valid_loss, auc(chances, split.valid_targets), lr, best))
+            log.append(EpochLog(split.fold, epoch, loss, valid_loss, auc(chances, valid_targets), lr, best))
             if best:
                 best_weights = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
             bar.set_postfix(train=f"{loss:.3f}", valid=f"{valid_loss:.3f}", refresh=False)
@@ -86,24 +80,23 @@ def train_fold(cohort: Cohort, fold_of: np.ndarray, fold: int, model_spec: Model
             if epoch - max(row.epoch for row in log if row.best) >= spec.patience:
                 break
     net.load_state_dict(best_weights)
-    return FoldResult(net, predict_loader(model, split.test, fabric.device), log)
+    return FoldResult(net, predict_loader(model, loaders.test, fabric.device), log)
 
 
-def _split(cohort: Cohort, fold_of: np.ndarray, fold: int, px: int, spec: TrainSpec) -> _Split:
-    table = cohort.labels.table
-    training = np.flatnonzero(fold_of != fold)
-    stops = inner_validation(table.iloc[training], spec.valid_share, spec.seed + fold)
+class _Loaders(NamedTuple):
+    train: DataLoader[Batch]
+    valid: DataLoader[Batch]
+    test: DataLoader[Batch]
 
-    def dataset(rows: np.ndarray) -> BagDataset:
-        return BagDataset([cohort.bags[row] for row in rows], table["target"].iloc[rows].tolist(), px)
 
-    train, valid, test = dataset(training[~stops]), dataset(training[stops]), dataset(np.flatnonzero(fold_of == fold))
-    return _Split(
-        loader(train, spec.batch_size, spec.loader_workers, shuffle=True, seed=spec.seed + fold),
-        loader(valid, spec.batch_size, spec.loader_workers),
-        loader(test, spec.batch_size, spec.loader_workers),
-        np.asarray(valid.targets),
-    )
+def _loaders(cohort: Cohort, split: Split, px: int, spec: TrainSpec) -> _Loaders:
+    targets = cohort.labels.table["target"].to_numpy()
+
+    def load(rows: np.ndarray, shuffle: bool = False) -> DataLoader[Batch]:
+        dataset = BagDataset([cohort.bags[row] for row in rows], targets[rows].tolist(), px)
+        return loader(dataset, spec.batch_size, spec.loader_workers, shuffle, spec.seed + split.fold)
+
+    return _Loaders(load(split.train, shuffle=True), load(split.valid), load(split.test))
 
 
 def _train_epoch(

@@ -3,20 +3,23 @@
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from mil.checkpoint import ModelCard, save_model
 from mil.cohort import Cohort
 from mil.errors import RunError
-from mil.folds import make_folds
+from mil.folds import make_folds, make_splits
 from mil.loop import EpochLog, FoldResult, train_fold
 from mil.metrics import Estimate, auc, estimate_all, log_loss, prior_log_loss
+from mil.model import build_model
 from mil.plots import draw_learning_curves
-from mil.predict import METRICS_FILE, prediction_row, write_predictions
+from mil.predict import METRICS_FILE, pick_device, prediction_row, write_predictions
 from mil.settings import ModelSpec, TrainSpec
 from tiling.bag import read_header, replacing
 
@@ -31,20 +34,31 @@ def make_run_folder(out: Path) -> None:
         raise RunError(f"cannot make the run folder {str(out)!r} ({error.strerror}); choose another --out") from error
 
 
-def train_run(cohort: Cohort, out: Path, model_spec: ModelSpec, spec: TrainSpec) -> dict[str, Estimate]:
-    """Train all folds into the run folder `out` and give the out-of-fold metrics, as they stand in metrics.json."""
+def train_run(
+    cohort: Cohort, out: Path, model_spec: ModelSpec, spec: TrainSpec, sources: Mapping[str, str] | None = None
+) -> dict[str, Estimate]:
+    """Train all folds into the run folder `out` and give the out-of-fold metrics, as they stand in metrics.json.
+
+    `sources` (where bags and labels came from) is saved with the settings in config.yaml. What can be refused is
+    refused before the folder is made: LabelsError, ModelError, SettingsError or RunError.
+    """
     table = cohort.labels.table
     fold_of = make_folds(cohort.labels, spec.folds, spec.seed)
+    splits = make_splits(cohort.labels, fold_of, spec.valid_share, spec.seed)
+    pick_device(spec.device)
+    build_model(model_spec, len(cohort.labels.classes), cohort.tile_spec["instances"])
     make_run_folder(out)
+    config = {**(sources or {}), **asdict(model_spec), **asdict(spec)}
+    (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     folds = table.assign(fold=fold_of)[["slide_id", "patient_id", "label", "fold"]]
     folds.to_csv(out / "folds.csv", index=False, lineterminator="\n")
     probabilities = np.full((len(table), len(cohort.labels.classes)), np.nan)
     results: list[FoldResult] = []
-    for fold in range(fold_of.max() + 1):
-        result = train_fold(cohort, fold_of, fold, model_spec, spec)
-        card = ModelCard(model_spec, cohort.labels.classes, cohort.tile_spec, fold, result.best.epoch)
-        save_model(out / f"fold_{fold}", result.model, card)
-        probabilities[fold_of == fold] = result.probabilities
+    for split in splits:
+        result = train_fold(cohort, split, model_spec, spec)
+        card = ModelCard(model_spec, cohort.labels.classes, cohort.tile_spec, split.fold, result.best.epoch)
+        save_model(out / f"fold_{split.fold}", result.model, card)
+        probabilities[split.test] = result.probabilities
         results.append(result)
         _write_log(out / "log.csv", [row for done in results for row in done.log])
     write_predictions(out / "oof.csv", _oof_rows(cohort, fold_of, probabilities))

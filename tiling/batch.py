@@ -135,8 +135,9 @@ def _run_until_crash(
     """Work through `waiting` until it is empty or a worker dies; gives back the slides that were under way then."""
     running: dict[Future[Result], SlideRef] = {}
     # Ctrl-C reaches the workers too: they end what they are at, and the batch says that it was interrupted.
-    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with ProcessPoolExecutor(workers, get_context("spawn"), **quiet) as pool, suppress(BrokenProcessPool):
+    deaf = signal.SIGINT, signal.SIG_IGN
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=signal.signal, initargs=deaf)
+    with pool, suppress(BrokenProcessPool):
         while waiting or running:
             while waiting and len(running) < 2 * workers:
                 running[pool.submit(task, waiting[0])] = waiting[0]

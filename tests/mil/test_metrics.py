@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from mil.metrics import METRICS, accuracy, auc, estimate, estimate_all, log_loss, prior_log_loss
 
@@ -18,6 +19,14 @@ def test_auc() -> None:
     assert auc(binary(0.1, 0.2, 0.8, 0.9), targets) == 1
     assert auc(binary(0.5, 0.5, 0.5, 0.5), targets) == 0.5
     assert math.isnan(auc(binary(0.1, 0.2), np.array([1, 1])))
+
+
+def test_auc_is_that_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        targets = np.append(random.integers(0, 2, 50), [0, 1])
+        chances = np.round(random.random(52), 1)  # with ties
+        assert auc(binary(*chances), targets) == pytest.approx(roc_auc_score(targets, chances), abs=1e-12)
 
 
 def test_auc_of_three_classes_is_the_mean_of_one_against_the_rest() -> None:

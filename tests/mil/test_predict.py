@@ -1,0 +1,96 @@
+"""Scores are the mean of the folds, on the bag alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mil.checkpoint import load_model
+from mil.errors import RunError, SettingsError
+from mil.explain import draw_attention
+from mil.predict import load_run, pick_device, predict_bag, prediction_row, read_predictions, write_predictions
+from tests.conftest import Trained
+from tiling.bag import read_bag
+
+
+def test_folds_are_averaged(trained: Trained) -> None:
+    run = load_run(trained.run, torch.device("cpu"))
+    bag = read_bag(trained.bags / "s05.h5")
+    prediction = predict_bag(run, bag)
+    tiles = torch.stack([torch.from_numpy(bag.tile(i).copy()).permute(2, 0, 1) for i in range(len(bag))])[None]
+    by_fold, attention = [], []
+    for fold in range(2):
+        model, _ = load_model(trained.run / f"fold_{fold}")
+        with torch.inference_mode():
+            output = model(tiles, torch.ones(1, 6, dtype=torch.bool))
+        by_fold.append(torch.softmax(output.logits_BK.double(), 1)[0].numpy())
+        attention.append(output.attention_BN[0].numpy())
+    np.testing.assert_allclose(prediction.probabilities, np.mean(by_fold, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(prediction.attention, np.mean(attention, axis=0), rtol=1e-5)
+
+
+def test_out_of_fold_row_is_the_prediction_of_its_fold(trained: Trained) -> None:
+    oof = pd.read_csv(trained.run / "oof.csv").set_index("slide_id")
+    run = load_run(trained.run, torch.device("cpu"))
+    for slide_id, row in oof.iterrows():
+        alone = run._replace(models=(run.models[int(row["fold"])],))
+        chances = predict_bag(alone, read_bag(trained.bags / f"{slide_id}.h5")).probabilities
+        assert chances[1] == pytest.approx(row["prob_tumour"], rel=1e-4)
+
+
+class TestRefused:
+    def test_missing_run(self, tmp_path: Path) -> None:
+        with pytest.raises(RunError, match="no such run: .*nowhere"):
+            load_run(tmp_path / "nowhere", torch.device("cpu"))
+
+    def test_unfinished_run(self, tmp_path: Path) -> None:
+        (tmp_path / "fold_0").mkdir()
+        with pytest.raises(RunError, match=r"is not finished \(it has no metrics.json\)"):
+            load_run(tmp_path, torch.device("cpu"))
+
+    def test_run_that_lost_a_fold(self, tmp_path: Path) -> None:
+        (tmp_path / "metrics.json").write_text(json.dumps({"folds": [{"fold": 0}]}))
+        with pytest.raises(RunError, match=r"no such file: .*fold_0/model\.json"):
+            load_run(tmp_path, torch.device("cpu"))
+
+    def test_device_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(SettingsError, match="--device cuda was asked for, but PyTorch finds no GPU"):
+            pick_device("cuda")
+        assert pick_device("auto") == torch.device("cpu")
+
+
+def test_predictions_table(tmp_path: Path) -> None:
+    classes = ("0", "1")
+    chances = np.array([1 / 3, 2 / 3])
+    rows = [
+        prediction_row("0007", "p", classes, 16, chances),
+        prediction_row("b", "b", classes, error="cut short, copy it again"),
+    ]
+    write_predictions(tmp_path / "scores.csv", rows)
+    assert (tmp_path / "scores.csv").read_text() == (
+        "slide_id,patient_id,tiles,prob_0,prob_1,predicted,status,error\n"
+        "0007,p,16,0.3333333333333333,0.6666666666666666,1,ok,\n"
+        'b,b,0,,,,failed,"cut short, copy it again"\n'
+    )
+    table, probabilities = read_predictions(tmp_path / "scores.csv", classes)
+    assert table["slide_id"].tolist() == ["0007"]
+    np.testing.assert_array_equal(probabilities, chances[None])
+
+
+@pytest.mark.parametrize("with_attention", [True, False])
+def test_drawing(trained: Trained, tmp_path: Path, with_attention: bool) -> None:
+    from PIL import Image
+
+    bag = read_bag(trained.bags / "s05.h5")
+    attention = np.array([0.5, 0.1, 0.1, 0.1, 0.1, 0.1]) if with_attention else None
+    draw_attention(tmp_path / "a.png", bag, attention, "a slide")
+    with Image.open(tmp_path / "a.png") as picture:
+        colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    # The best tile has the brightest colour of the map; without attention all tiles have the same orange.
+    wanted = (253, 231, 37) if with_attention else (230, 159, 0)
+    assert (np.abs(colours.astype(int) - wanted).max(axis=1) <= 2).sum() > 200
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -1,0 +1,67 @@
+"""Who may import whom: scripts -> mil -> tiling, leaves import no sibling, one library behind one module."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for folder in ("tiling", "mil")
+    for path in (ROOT / folder).glob("*.py")
+} | {name: ROOT / f"{name}.py" for name in ("train", "infer")}
+ONLY_IMPORTED_BY = {
+    "openslide": "tiling.slide", "pyvips": "tiling.slide", "tifffile": "tiling.slide",
+    "h5py": "tiling.bag", "simplejpeg": "tiling.bag", "timm": "mil.backbone", "jsonargparse": None,
+}  # fmt: skip
+MIL_MAY_USE = {"tiling.bag", "tiling.errors", "tiling.manifest", "tiling.progress", "tiling.settings", "tiling.slide"}
+
+
+def imports(path: Path, at_import_time: bool = False) -> set[str]:
+    """Full names of the modules a file imports; those inside functions are left out `at_import_time`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if at_import_time else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_arrows_run_one_way(name: str) -> None:
+    used = imports(MODULES[name])
+    ours = used & MODULES.keys()
+    if name.startswith("tiling"):
+        assert not {module for module in used if module.split(".")[0] in {"mil", "torch", "train", "infer"}}
+    if name.startswith("mil"):
+        assert not ours & {"train", "infer"}
+        assert {module for module in ours if module.startswith("tiling")} <= MIL_MAY_USE
+    for library, owner in ONLY_IMPORTED_BY.items():
+        if library in {module.split(".")[0] for module in used} and owner:
+            assert name == owner, f"only {owner} imports {library}"
+
+
+def test_no_cycles() -> None:
+    graph = {name: imports(path) & MODULES.keys() for name, path in MODULES.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("name", ["tiling", "mil"])
+def test_package_is_only_a_docstring(name: str) -> None:
+    tree = ast.parse((ROOT / name / "__init__.py").read_text())
+    assert len(tree.body) == 1
+    assert ast.get_docstring(tree)
+
+
+@pytest.mark.parametrize("module", ["tiling.__main__", "train", "infer", "mil.settings", "mil.labels"])
+def test_command_lines_do_not_load_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

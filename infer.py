@@ -54,7 +54,7 @@ def _work(args: Namespace) -> int:
         for slide, bag in bags:
             row = rows[slide.slide_id] = score(run, slide, bag, heatmaps)
             if row["error"]:
-                bar.write(f"failed: {slide.slide_id}: {row['error']}")
+                bar.write(f"failed: {slide.slide_id}: {row['error']}", file=sys.stderr)
             bar.update()
     write_predictions(out, [rows[slide.slide_id] for slide in slides])
     failed = sum(row["status"] == FAILED for row in rows.values())

@@ -55,7 +55,7 @@ def run_steps(out: Path, slides: int, held_out: int) -> None:
     import infer
     import train
     from tiling import __main__ as tile
-    from tiling import synthetic
+    from tiling.synthetic import __main__ as synthetic
 
     bags, run = out / "bags", out / "run"
     configs = ROOT / "configs"
@@ -117,7 +117,7 @@ def lesion_tiles(bags: Path, lesions: Path) -> tuple[int, int, float]:
     from tiling.bag import read_bag
     from tiling.rank import make_grid, tissue_share
     from tiling.slide import open_slide
-    from tiling.synthetic import lesion_share, read_lesions
+    from tiling.synthetic.cohort import lesion_share, read_lesions
     from tiling.tile import read_map
     from tiling.tissue import tissue_mask
 

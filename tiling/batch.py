@@ -1,6 +1,7 @@
 """Many slides to bags: worker processes, resuming, the manifest, failures."""
 
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -42,7 +43,7 @@ def tile_batch(
                 row = result if isinstance(result, ManifestRow) else _failed(slide, result)
                 rows[slide.slide_id] = row
                 if row.error:
-                    bar.write(f"{row.status}: {row.slide_id}: {row.error}")
+                    bar.write(f"{row.status}: {row.slide_id}: {row.error}", file=sys.stderr)
                 bar.update()
     finally:
         write_manifest(out, {**before, **rows})

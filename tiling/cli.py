@@ -71,6 +71,8 @@ def explain(message: str, argv: list[str]) -> str:
     value = re.search(r"(?:Got|Given) value: (.*)", message)
     if message.startswith("Option "):
         return f"{message[0].lower()}{message[1:]} in {_config_of(argv)!r}; see --help for the settings there are"
+    if message.startswith("Problems parsing config"):
+        return f"{_config_of(argv)!r} is no YAML file of settings: {' '.join(message.split(':', 1)[1].split())}"
     if key is None:
         return " ".join(message.split())
     if value is None:

@@ -139,6 +139,15 @@ def write_pyramid(path: Path, rgb: np.ndarray, mpp: float | None = None, tile_px
         str(path), tile=True, tile_width=tile_px, tile_height=tile_px, pyramid=True,
         compression="jpeg", Q=quality, **scale,
     )  # fmt: skip
+    if mpp is None:
+        _erase_resolution(path)
+
+
+def _erase_resolution(path: Path) -> None:
+    """Say that the resolution has no unit; libvips would have other readers believe in 25.4 dpi."""
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for page in tiff.pages:
+            page.aspage().tags["ResolutionUnit"].overwrite(tifffile.RESUNIT.NONE)
 
 
 def _open_with_openslide(path: Path) -> Slide:

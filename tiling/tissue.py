@@ -11,7 +11,7 @@ _BRIGHT = 200  # of 255: glass is brighter than this in every channel
 _BLACK = 60  # of 255: a pixel whose brightest channel is below is black ink or the scanner's border
 _CHROMA_RANGE = (14, 30)  # of 255: where Otsu's threshold may lie, so that a bare slide does not split its noise
 _PEN_SATURATION = 0.45  # green and blue ink is purer than any counterstain
-_PURE_SATURATION = 0.82  # red ink is purer than blood, and a fluorescent dye than any stain
+_PURE_SATURATION = 0.75  # red ink is purer than blood, and a fluorescent dye than any stain
 _PURE_REACH_PX = 3  # how far the soft edge of a pure stroke goes
 
 

@@ -105,6 +105,8 @@ class TestFormats:
     def test_mpp(self, tmp_path: Path, mpp: float | None, expected: float | None) -> None:
         write_pyramid(tmp_path / "a.tiff", np.full((300, 300, 3), 200, np.uint8), mpp)
         found = open_slide(tmp_path / "a.tiff").mpp
+        with openslide.OpenSlide(tmp_path / "a.tiff") as reference:
+            assert (openslide.PROPERTY_NAME_MPP_X in reference.properties) == (mpp is not None)
         assert found is None if expected is None else found == pytest.approx(expected, rel=1e-5)
 
 

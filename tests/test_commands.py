@@ -1,0 +1,293 @@
+"""The three commands as a user calls them: what they say, what they leave, how they end."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import infer
+import train
+from tests.conftest import TILING_FLAGS, TRAIN_FLAGS, CohortFiles, Trained, paint
+from tiling import __main__ as tile
+from tiling.slide import write_pyramid
+
+ROOT = Path(__file__).parents[1]
+Main = Callable[[list[str]], int]
+
+
+class Refusal:
+    """Call a command that must refuse its input, and give the sentence it does so with."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, main: Main, *arguments: object) -> str:
+        assert main([str(argument) for argument in arguments]) == 2
+        lines = self.capsys.readouterr().err.strip().splitlines()
+        assert [": error: " in line for line in lines] == [False] * (len(lines) - 1) + [True], lines
+        assert len(lines) == 1 or "are left out" in lines[0], lines
+        return lines[-1]
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
+    return Refusal(capsys)
+
+
+class TestTile:
+    def test_failure_is_status_1_and_the_rest_is_done(
+        self, cohort: CohortFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "broken one.svs").write_text("no slide")
+        write_pyramid(tmp_path / "bare.tiff", paint(256, 192), mpp=1.0)
+        out = tmp_path / "bags"
+        assert tile.main([str(cohort.slides), str(tmp_path), "--out", str(out), *TILING_FLAGS]) == 1
+        captured = capsys.readouterr()
+        assert "12 bags in" in captured.out
+        assert "1 slides without tissue, 1 failed" in captured.out
+        assert "failed: broken one: " in captured.err
+        assert len(list(out.glob("*.h5"))) == 12
+        # The same again does nothing twice and says the same.
+        assert tile.main([str(cohort.slides), str(tmp_path), "--out", str(out), *TILING_FLAGS]) == 1
+
+    def test_config_gives_defaults_and_flags_win(self, cohort: CohortFiles, tmp_path: Path) -> None:
+        (tmp_path / "tiles.yaml").write_text("size: 64\ndownsample: 1\ninstances: 3\ncodec: png\n")
+        flags = ["--config", str(tmp_path / "tiles.yaml"), "--instances", "2"]
+        assert tile.main([str(cohort.slides / "s00.tiff"), "--out", str(tmp_path / "bags"), *flags]) == 0
+        from tiling.bag import read_header
+
+        spec = read_header(tmp_path / "bags" / "s00.h5").spec
+        assert (spec["size"], spec["downsample"], spec["instances"], spec["codec"]) == (64, 1, 2, "png")
+
+    @pytest.mark.parametrize(
+        ("flags", "sentence"),
+        [
+            (["--rank", "best"], "--rank 'best' is not one of tissue, darkness, uniform"),
+            (["--size", "2.5"], "--size '2.5' is not a whole number"),
+            (["--longest-edge", "long"], "--longest-edge 'long' is not a whole number or null"),
+            (["--mpp", "0.5", "--downsample", "2"], "give one scale, not 2 (mpp, downsample)"),
+            (["--instances", "0"], "--instances must be at least 1, not 0"),
+            (["--colour", "blue"], "unrecognized arguments: --colour blue"),
+        ],
+    )
+    def test_wrong_flags(
+        self, refusal: Refusal, cohort: CohortFiles, tmp_path: Path, flags: list[str], sentence: str
+    ) -> None:
+        assert sentence in refusal(tile.main, cohort.slides, "--out", tmp_path / "bags", *flags)
+        assert not (tmp_path / "bags").exists()
+
+    @pytest.mark.parametrize(
+        ("yaml", "sentence"),
+        [
+            ("sizes: 3\n", "option 'sizes' is not accepted in '{path}'"),
+            ("size: large\n", "--size 'large' is not a whole number"),
+            ("size: [1\n", "'{path}' is no YAML file of settings"),
+        ],
+    )
+    def test_wrong_config(
+        self, refusal: Refusal, cohort: CohortFiles, tmp_path: Path, yaml: str, sentence: str
+    ) -> None:
+        path = tmp_path / "wrong.yaml"
+        path.write_text(yaml)
+        found = refusal(tile.main, cohort.slides, "--out", tmp_path / "bags", "--config", path)
+        assert sentence.format(path=path) in found
+
+    def test_missing_config(self, refusal: Refusal, cohort: CohortFiles, tmp_path: Path) -> None:
+        found = refusal(tile.main, cohort.slides, "--out", tmp_path / "bags", "--config", tmp_path / "none.yaml")
+        assert "none.yaml" in found
+
+    def test_missing_folder(self, refusal: Refusal, tmp_path: Path) -> None:
+        assert "no such file or folder" in refusal(tile.main, tmp_path / "nowhere", "--out", tmp_path / "bags")
+
+    def test_empty_folder(self, refusal: Refusal, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        assert "holds no slide" in refusal(tile.main, tmp_path / "empty", "--out", tmp_path / "bags")
+
+    def test_duplicate_slide(self, refusal: Refusal, cohort: CohortFiles, tmp_path: Path) -> None:
+        shutil.copy(cohort.slides / "s00.tiff", tmp_path / "s00.svs")
+        assert "two slides have the name 's00'" in refusal(
+            tile.main, cohort.slides, tmp_path, "--out", tmp_path / "bags"
+        )
+        assert not (tmp_path / "bags").exists()
+
+    def test_nowhere_to_write(self, refusal: Refusal, cohort: CohortFiles) -> None:
+        assert "cannot write to the folder '/proc/bags'" in refusal(tile.main, cohort.slides, "--out", "/proc/bags")
+
+    def test_no_slides_given(self, refusal: Refusal, tmp_path: Path) -> None:
+        assert "slides" in refusal(tile.main, "--out", tmp_path)
+
+
+class TestTrain:
+    def arguments(self, trained: Trained, out: Path, **replaced: object) -> list[object]:
+        given = {"bags": trained.bags, "labels": trained.labels, "out": out, **replaced}
+        return [word for name, value in given.items() for word in (f"--{name}", value)] + TRAIN_FLAGS
+
+    def labels(self, tmp_path: Path, text: str) -> Path:
+        (tmp_path / "labels.csv").write_text(text)
+        return tmp_path / "labels.csv"
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            (lambda text: text.replace("label,", "diagnosis,"), "lacks the column label"),
+            (lambda text: text + "s00,normal,p00\n", "row 14 of the labels table"),
+            (lambda text: text.replace("s03,tumour", "s03,"), "row 5 of the labels table"),
+            (lambda text: text + "s99,tumour,p99\n", "1 of the labelled slides have no bag"),
+            (lambda text: text.replace("tumour", "normal"), "has one class only (normal)"),
+            (lambda text: "\n".join(text.splitlines()[:3]), "has 1 patients, fewer than the 2 folds"),
+        ],
+    )
+    def test_wrong_labels(
+        self, refusal: Refusal, trained: Trained, tmp_path: Path, change: Callable[[str], str], sentence: str
+    ) -> None:
+        labels = self.labels(tmp_path, change(trained.labels.read_text()))
+        assert sentence in refusal(train.main, *self.arguments(trained, tmp_path / "run", labels=labels))
+        assert not (tmp_path / "run").exists()
+
+    def test_bag_without_a_label_is_left_out_and_named(
+        self, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        kept = [line for line in trained.labels.read_text().splitlines() if not line.startswith(("s02", "s07"))]
+        labels = self.labels(tmp_path, "\n".join(kept) + "\n")
+        arguments = self.arguments(trained, tmp_path / "run", labels=labels)
+        assert train.main([*map(str, arguments), "--epochs", "1"]) == 0
+        assert "2 bags have no label and are left out: s02, s07" in capsys.readouterr().err
+        assert len(pd.read_csv(tmp_path / "run" / "oof.csv")) == 10
+
+    def test_slide_without_a_bag_can_be_skipped(self, trained: Trained, tmp_path: Path) -> None:
+        labels = self.labels(tmp_path, trained.labels.read_text() + "s99,tumour,p99\n")
+        arguments = self.arguments(trained, tmp_path / "run", labels=labels)
+        assert train.main([*map(str, arguments), "--epochs", "1", "--skip-missing"]) == 0
+        last = pd.read_csv(tmp_path / "run" / "oof.csv").iloc[-1]
+        assert (last["slide_id"], last["status"], last["error"]) == ("s99", "failed", "it was never tiled")
+
+    def test_saved_config_trains_the_same_again(self, trained: Trained, tmp_path: Path) -> None:
+        config = trained.run / "config.yaml"
+        assert train.main(["--config", str(config), "--out", str(tmp_path / "again")]) == 0
+        assert (tmp_path / "again" / "oof.csv").read_bytes() == (trained.run / "oof.csv").read_bytes()
+        assert (tmp_path / "again" / "config.yaml").read_text() == config.read_text()
+
+    def test_run_folder_that_exists(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
+        before = sorted(trained.run.iterdir())
+        assert "exists; choose another --out" in refusal(train.main, *self.arguments(trained, trained.run))
+        assert sorted(trained.run.iterdir()) == before
+
+    def test_nowhere_to_write(self, refusal: Refusal, trained: Trained) -> None:
+        assert "cannot make the run folder '/proc/run'" in refusal(
+            train.main, *self.arguments(trained, Path("/proc/run"))
+        )
+
+    @pytest.mark.parametrize(
+        ("flags", "sentence"),
+        [
+            (["--pooling", "sum"], "--pooling 'sum' is not one of avg, max, logsumexp, concat, attention, gated"),
+            (["--backbone", "resnet_18"], "timm has no model 'resnet_18'; did you mean"),
+            (["--folds", "9"], "has 6 patients, fewer than the 9 folds; lower --folds to 6"),
+            (["--lr", "fast"], "--lr 'fast' is not a number"),
+            (["--valid-share", "2"], "--valid-share must be from 0.01 to 0.5, not 2"),
+        ],
+    )
+    def test_wrong_flags(
+        self, refusal: Refusal, trained: Trained, tmp_path: Path, flags: list[str], sentence: str
+    ) -> None:
+        assert sentence in refusal(train.main, *self.arguments(trained, tmp_path / "run"), *flags)
+        assert not (tmp_path / "run").exists()
+
+    def test_unknown_key_in_yaml(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text("learning_rate: 1\n")
+        found = refusal(train.main, *self.arguments(trained, tmp_path / "run"), "--config", tmp_path / "a.yaml")
+        assert "option 'learning_rate' is not accepted" in found
+
+    @pytest.mark.parametrize("name", ["demo", "slide16"])
+    def test_presets_are_accepted(self, name: str, tmp_path: Path, refusal: Refusal) -> None:
+        """Up to the folder of bags, which does not exist."""
+        preset = ROOT / "configs" / f"{name}.train.yaml"
+        labels = self.labels(tmp_path, "slide_id,label\na,0\nb,1\n")
+        arguments = ("--bags", tmp_path / "none", "--labels", labels, "--out", tmp_path / "run", "--config", preset)
+        assert "no such folder of bags" in refusal(train.main, *arguments)
+
+
+class TestInfer:
+    def test_slides_and_bags_score_alike(self, trained: Trained, tmp_path: Path) -> None:
+        for source, name in ((trained.slides, "slides"), (trained.bags, "bags")):
+            out = tmp_path / f"{name}.csv"
+            flags = ["--run", str(trained.run), f"--{name}", str(source), "--out", str(out), "--device", "cpu"]
+            assert infer.main([*flags, "--heatmaps", str(tmp_path / name)]) == 0
+        assert (tmp_path / "slides.csv").read_bytes() == (tmp_path / "bags.csv").read_bytes()
+        scores = pd.read_csv(tmp_path / "slides.csv")
+        assert list(scores) == [
+            "slide_id", "patient_id", "tiles", "prob_normal", "prob_tumour", "predicted", "status", "error",
+        ]  # fmt: skip
+        assert scores["slide_id"].tolist() == [f"s{i:02d}" for i in range(12)]
+        np.testing.assert_allclose(scores["prob_normal"] + scores["prob_tumour"], 1)
+        assert len(list((tmp_path / "slides").glob("s*.png"))) == 12
+
+    def test_every_slide_has_a_row(self, trained: Trained, tmp_path: Path) -> None:
+        folder = tmp_path / "new slides"
+        folder.mkdir()
+        shutil.copy(trained.slides / "s01.tiff", folder / "good.tiff")
+        write_pyramid(folder / "bare.tiff", paint(256, 192), mpp=1.0)
+        (folder / "broken.svs").write_bytes((trained.slides / "s01.tiff").read_bytes()[:3000])
+        table = tmp_path / "slides.csv"
+        table.write_text(
+            "slide_id,path,patient_id\n"
+            "good,new slides/good.tiff,pat\nbare,new slides/bare.tiff,\nbroken,new slides/broken.svs,\ngone,no.svs,\n"
+        )
+        out = tmp_path / "scores.csv"
+        assert infer.main(["--run", str(trained.run), "--slides", str(table), "--out", str(out)]) == 1
+        scores = pd.read_csv(out).set_index("slide_id")
+        assert scores["status"].to_dict() == {"good": "ok", "bare": "failed", "broken": "failed", "gone": "failed"}
+        assert scores.loc["good", "patient_id"] == "pat"
+        assert scores["prob_tumour"].isna().tolist() == [False, True, True, True]
+        assert "no tissue was found" in scores.loc["bare", "error"]
+        assert "is no slide that can be read" in scores.loc["broken", "error"]
+        assert "no such file" in scores.loc["gone", "error"]
+
+    def test_bags_that_cannot_be_scored_have_a_row(self, trained: Trained, tmp_path: Path) -> None:
+        bags = Path(shutil.copytree(trained.bags, tmp_path / "bags"))
+        (bags / "s01.h5").write_bytes(b"half")
+        (tmp_path / "bad.svs").write_text("no slide")
+        tile.main([str(tmp_path / "bad.svs"), "--out", str(bags), *TILING_FLAGS])
+        flags = [*TILING_FLAGS, "--overwrite", "--quality", "40"]
+        assert tile.main([str(trained.slides / "s02.tiff"), "--out", str(bags), *flags]) == 0
+        out = tmp_path / "scores.csv"
+        assert infer.main(["--run", str(trained.run), "--bags", str(bags), "--out", str(out)]) == 1
+        errors = pd.read_csv(out).set_index("slide_id")["error"].dropna()
+        assert sorted(errors.index) == ["bad", "s01", "s02"]
+        assert "is no slide that can be read" in errors["bad"]
+        assert "is not a complete bag" in errors["s01"]
+        assert "was made with another quality than the run was trained on" in errors["s02"]
+
+    def test_wrong_input(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
+        run, out = ("--run", trained.run), ("--out", tmp_path / "scores.csv")
+        bags = ("--bags", trained.bags)
+        assert "give either --slides or --bags" in refusal(infer.main, *run, *out)
+        assert "give either --slides or --bags" in refusal(infer.main, *run, *out, *bags, "--slides", trained.slides)
+        assert "no such run" in refusal(infer.main, "--run", tmp_path / "none", *bags, *out)
+        assert "no such folder of bags" in refusal(infer.main, *run, "--bags", tmp_path / "none", *out)
+        assert "holds no bags" in refusal(infer.main, *run, "--bags", tmp_path, *out)
+        assert "no such file or folder" in refusal(infer.main, *run, "--slides", tmp_path / "none", *out)
+        assert "cannot write to the folder '/proc/x'" in refusal(infer.main, *run, *bags, "--out", "/proc/x/scores.csv")
+        assert "--device 'tpu' is not one of auto, cpu, cuda" in refusal(
+            infer.main, *run, *bags, *out, "--device", "tpu"
+        )
+        assert list(tmp_path.iterdir()) == []
+
+    def test_run_of_another_version(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
+        run = Path(shutil.copytree(trained.run, tmp_path / "run"))
+        card = run / "fold_1" / "model.json"
+        card.write_text(card.read_text().replace('"format_version": 1', '"format_version": 2'))
+        found = refusal(infer.main, "--run", run, "--bags", trained.bags, "--out", tmp_path / "scores.csv")
+        assert "is gigabag-model version 2, this program reads gigabag-model version 1" in found
+
+
+@pytest.mark.parametrize("command", [["-m", "tiling"], ["train.py"], ["infer.py"]])
+def test_help(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: ")
+    assert done.stderr == ""

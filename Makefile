@@ -29,9 +29,11 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: $(INPUT) | .venv/bin/python
+	@echo "Installing into .venv: PyTorch is some 6 GB, this takes minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
 .venv/developer: $(INPUT) | .venv/bin/python
+	@echo "Installing into .venv: PyTorch is some 6 GB, this takes minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@ .venv/installed

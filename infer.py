@@ -12,8 +12,8 @@ from mil.errors import MilError
 from tiling import cli
 from tiling.bag import SUFFIX, Bag, read_bag
 from tiling.errors import BagError, InputError, SlideError, TilingError
-from tiling.folder import make_writable
 from tiling.manifest import read_manifest
+from tiling.output import make_writable
 from tiling.progress import progress
 from tiling.sources import SlideRef, find_slides
 from tiling.tile import NO_TISSUE, TileSpec, tile_slide

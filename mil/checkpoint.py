@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from mil.errors import RunError
 from mil.model import MILNet, build_model
 from mil.settings import ModelSpec
-from tiling.bag import replacing, software
+from tiling.bag import software
+from tiling.output import replacing
 
 FORMAT = "gigabag-model"
 FORMAT_VERSION = 1

@@ -17,23 +17,12 @@ from mil.cohort import Cohort
 from mil.data import BagDataset, Batch, loader, random_symmetry
 from mil.errors import ModelError
 from mil.folds import Split
+from mil.log import EpochLog, kept
 from mil.metrics import auc, log_loss
 from mil.model import MILNet, build_model
 from mil.predict import pick_device, predict_loader
 from mil.settings import ModelSpec, TrainSpec
 from tiling.progress import progress
-
-
-class EpochLog(NamedTuple):
-    """One row of log.csv; `best` marks an epoch whose weights were kept, until a better one came."""
-
-    fold: int
-    epoch: int
-    train_loss: float
-    valid_loss: float
-    valid_auc: float
-    lr: float
-    best: bool
 
 
 class FoldResult(NamedTuple):
@@ -42,11 +31,6 @@ class FoldResult(NamedTuple):
     model: MILNet
     probabilities: np.ndarray
     log: list[EpochLog]
-
-    @property
-    def best(self) -> EpochLog:
-        """The epoch whose weights the model has."""
-        return [epoch for epoch in self.log if epoch.best][-1]
 
 
 def train_fold(cohort: Cohort, split: Split, model_spec: ModelSpec, spec: TrainSpec) -> FoldResult:
@@ -77,7 +61,7 @@ def train_fold(cohort: Cohort, split: Split, model_spec: ModelSpec, spec: TrainS
                 best_weights = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
             bar.set_postfix(train=f"{loss:.3f}", valid=f"{valid_loss:.3f}", refresh=False)
             bar.update()
-            if epoch - max(row.epoch for row in log if row.best) >= spec.patience:
+            if epoch - kept(log).epoch >= spec.patience:
                 break
     net.load_state_dict(best_weights)
     return FoldResult(net, predict_loader(model, loaders.test, fabric.device), log)

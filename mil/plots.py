@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 
-from tiling.bag import replacing
+from mil.log import EpochLog, kept
+from tiling.output import replacing
 
 matplotlib.use("Agg")  # no display is needed, none is opened
 
@@ -14,18 +14,15 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-if TYPE_CHECKING:
-    from mil.loop import EpochLog
-
 TRAIN, VALID = "#0072b2", "#d55e00"  # of the palette of Okabe and Ito, told apart by every kind of colour vision
 
 
-def draw_learning_curves(path: Path, logs: Sequence[Sequence["EpochLog"]]) -> None:
+def draw_learning_curves(path: Path, logs: Sequence[Sequence[EpochLog]]) -> None:
     """Training and validation loss over epochs, a panel a fold, with the epoch that was kept."""
     figure, axes = plt.subplots(1, len(logs), figsize=(2.6 * len(logs) + 0.8, 2.8), sharey=True, squeeze=False)
     for axis, log in zip(axes[0], logs, strict=True):
         epochs = [row.epoch for row in log]
-        best = [row for row in log if row.best][-1]
+        best = kept(log)
         axis.plot(epochs, [row.train_loss for row in log], color=TRAIN, marker=".", label="training")
         axis.plot(epochs, [row.valid_loss for row in log], color=VALID, marker=".", label="validation (inner)")
         axis.plot(best.epoch, best.valid_loss, "o", color=VALID, markersize=9, fillstyle="none", label="kept")

@@ -14,7 +14,8 @@ from mil.checkpoint import ModelCard, load_model
 from mil.data import Batch, bag_tensor
 from mil.errors import RunError, SettingsError
 from mil.model import MILNet, probabilities
-from tiling.bag import Bag, replacing
+from tiling.bag import Bag
+from tiling.output import replacing
 
 OK, FAILED = "ok", "failed"
 METRICS_FILE = "metrics.json"  # written last: a run that has it is finished

@@ -1,9 +1,8 @@
 """A run: all folds of a cross-validation, and the folder in which it leaves what it learned and how good it is."""
 
-import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,16 @@ import yaml
 from mil.checkpoint import ModelCard, save_model
 from mil.cohort import Cohort
 from mil.errors import RunError
-from mil.folds import make_folds, make_splits
-from mil.loop import EpochLog, FoldResult, train_fold
+from mil.folds import Split, make_folds, make_splits
+from mil.log import EpochLog, kept
+from mil.loop import train_fold
 from mil.metrics import Estimate, auc, estimate_all, log_loss, prior_log_loss
 from mil.model import build_model
 from mil.plots import draw_learning_curves
 from mil.predict import METRICS_FILE, pick_device, prediction_row, write_predictions
 from mil.settings import ModelSpec, TrainSpec
-from tiling.bag import read_header, replacing
+from tiling.bag import read_header
+from tiling.output import replacing, write_table
 
 
 def make_run_folder(out: Path) -> None:
@@ -50,46 +51,52 @@ def train_run(
     make_run_folder(out)
     config = {**(sources or {}), **asdict(model_spec), **asdict(spec)}
     (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    folds = table.assign(fold=fold_of)[["slide_id", "patient_id", "label", "fold"]]
-    folds.to_csv(out / "folds.csv", index=False, lineterminator="\n")
+    columns = ["slide_id", "patient_id", "label", "fold"]
+    write_table(out / "folds.csv", columns, table.assign(fold=fold_of)[columns].itertuples(index=False))
     probabilities = np.full((len(table), len(cohort.labels.classes)), np.nan)
-    results: list[FoldResult] = []
+    logs: list[list[EpochLog]] = []
     for split in splits:
         result = train_fold(cohort, split, model_spec, spec)
-        card = ModelCard(model_spec, cohort.labels.classes, cohort.tile_spec, split.fold, result.best.epoch)
+        card = ModelCard(model_spec, cohort.labels.classes, cohort.tile_spec, split.fold, kept(result.log).epoch)
         save_model(out / f"fold_{split.fold}", result.model, card)
         probabilities[split.test] = result.probabilities
-        results.append(result)
-        _write_log(out / "log.csv", [row for done in results for row in done.log])
+        logs.append(result.log)
+        write_table(out / "log.csv", EpochLog._fields, [row for log in logs for row in log])
     write_predictions(out / "oof.csv", _oof_rows(cohort, fold_of, probabilities))
-    draw_learning_curves(out / "learning_curves.png", [result.log for result in results])
-    targets, patients = table["target"].to_numpy(), table["patient_id"].to_numpy()
-    estimates = estimate_all(probabilities, targets, patients)
-    of_folds = [
-        _fold_metrics(result, probabilities[fold_of == i], targets[fold_of == i]) for i, result in enumerate(results)
-    ]
-    _write_json(
-        out / METRICS_FILE,
-        {
-            **{name: estimate._asdict() for name, estimate in estimates.items()},
-            "prior_log_loss": prior_log_loss(targets),
-            "interval": "95 %, bootstrap over patients",
-            "slides": len(table),
-            "patients": len(np.unique(patients)),
-            "skipped": len(cohort.missing),
-            "folds": of_folds,
-        },
-    )
+    draw_learning_curves(out / "learning_curves.png", logs)
+    estimates = estimate_all(probabilities, table["target"].to_numpy(), table["patient_id"].to_numpy())
+    _write_json(out / METRICS_FILE, _metrics(cohort, splits, logs, probabilities, estimates))
     return estimates
 
 
-def _fold_metrics(result: FoldResult, probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+def _metrics(
+    cohort: Cohort,
+    splits: list[Split],
+    logs: list[list[EpochLog]],
+    probabilities: np.ndarray,
+    estimates: dict[str, Estimate],
+) -> dict[str, Any]:
+    """What metrics.json says."""
+    table = cohort.labels.table
+    targets = table["target"].to_numpy()
+    folds = [
+        {
+            "fold": split.fold,
+            "best_epoch": kept(log).epoch,
+            "slides": len(split.test),
+            "auc": auc(probabilities[split.test], targets[split.test]),
+            "log_loss": log_loss(probabilities[split.test], targets[split.test]),
+        }
+        for split, log in zip(splits, logs, strict=True)
+    ]
     return {
-        "fold": result.best.fold,
-        "best_epoch": result.best.epoch,
-        "slides": len(targets),
-        "auc": auc(probabilities, targets),
-        "log_loss": log_loss(probabilities, targets),
+        **{name: estimate._asdict() for name, estimate in estimates.items()},
+        "prior_log_loss": prior_log_loss(targets),
+        "interval": "95 %, bootstrap over patients",
+        "slides": len(table),
+        "patients": table["patient_id"].nunique(),
+        "skipped": len(cohort.missing),
+        "folds": folds,
     }
 
 
@@ -112,13 +119,6 @@ def _oof_rows(cohort: Cohort, fold_of: np.ndarray, probabilities: np.ndarray) ->
         for slide in cohort.missing.to_dict("records")
     ]
     return scored + skipped
-
-
-def _write_log(path: Path, rows: Sequence[EpochLog]) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(EpochLog._fields)
-        table.writerows(rows)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

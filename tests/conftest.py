@@ -1,6 +1,10 @@
 """Slides, bags and labels that are made for the tests, and the folder of real ones, where there is one."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores; read when torch is imported
+
 from pathlib import Path
 from typing import NamedTuple
 

@@ -6,10 +6,8 @@ place, so a file that has the name of a bag is a complete bag.
 
 import io
 import json
-import os
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +19,7 @@ import simplejpeg
 from PIL import Image
 
 from tiling.errors import BagError
+from tiling.output import replacing
 from tiling.resample import resize
 
 FORMAT = "gigabag"
@@ -168,23 +167,6 @@ def read_bag(path: Path) -> Bag:
         if any(array.shape != (len(tiles),) for array in arrays.values()):
             raise BagError(f"{str(path)!r} has arrays of different lengths; tile the slide again")
         return Bag(header, tiles, **arrays, overview=file["overview"][...].tobytes())
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
-
-    The name holds host and process, for two machines may write the same bag at once.
-    """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
 
 
 @contextmanager

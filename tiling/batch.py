@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from tiling.bag import bag_path, read_header, write_bag
 from tiling.errors import BagError, InputError, SlideError, TilingError
-from tiling.folder import make_writable
 from tiling.manifest import ManifestRow, read_manifest, write_manifest
+from tiling.output import make_writable
 from tiling.progress import progress
 from tiling.sources import SlideRef
 from tiling.tile import NO_TISSUE, TileSpec, tile_slide

@@ -4,8 +4,8 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
-from tiling.bag import replacing
 from tiling.errors import InputError
+from tiling.output import write_table
 
 MANIFEST = "manifest.csv"
 
@@ -40,9 +40,5 @@ def read_manifest(folder: Path) -> dict[str, ManifestRow]:
 
 def write_manifest(folder: Path, rows: dict[str, ManifestRow]) -> None:
     """Write the manifest, sorted by slide_id, whole or not at all."""
-    with replacing(folder / MANIFEST) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(ManifestRow._fields)
-        for slide_id in sorted(rows):
-            row = rows[slide_id]
-            table.writerow(row._replace(seconds=round(row.seconds, 3)))
+    table = [rows[slide_id]._replace(seconds=round(rows[slide_id].seconds, 3)) for slide_id in sorted(rows)]
+    write_table(folder / MANIFEST, ManifestRow._fields, table)

@@ -13,6 +13,7 @@ from mil.cohort import Cohort, gather
 from mil.errors import LabelsError, ModelError, RunError
 from mil.folds import Split, make_splits
 from mil.labels import read_labels
+from mil.log import kept
 from mil.loop import train_fold
 from mil.metrics import auc
 from mil.run import train_run
@@ -108,7 +109,7 @@ def test_best_weights_are_kept(cohort_of_bags: Cohort, monkeypatch: pytest.Monke
     spec = TrainSpec(folds=2, epochs=9, patience=2, lr=1e-2, batch_size=99, device="cpu")  # one step an epoch
     result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec)
     assert [row.best for row in result.log] == [True, True, False, False]
-    assert result.best.epoch == 1
+    assert kept(result.log).epoch == 1
     # states[i] is the weight before step i, and so after epoch i - 1.
     torch.testing.assert_close(next(result.model.parameters()), states[2], rtol=0, atol=0)
 

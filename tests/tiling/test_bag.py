@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tiling.bag import CODECS, Bag, BagHeader, encode_overview, read_bag, read_header, replacing, write_bag
+from tiling.bag import CODECS, Bag, BagHeader, encode_overview, read_bag, read_header, write_bag
 from tiling.errors import BagError
 
 RANDOM = np.random.default_rng(0)
@@ -125,19 +125,3 @@ class TestRefused:
         write_bag(tmp_path / "a.h5", replace(make_bag(), x0=np.arange(7)))
         with pytest.raises(BagError, match="arrays of different lengths"):
             read_bag(tmp_path / "a.h5")
-
-
-class TestReplacing:
-    def test_failure_leaves_the_old_file_and_nothing_else(self, tmp_path: Path) -> None:
-        (tmp_path / "a").write_text("old")
-        with pytest.raises(RuntimeError), replacing(tmp_path / "a") as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-        assert (tmp_path / "a").read_text() == "old"
-        assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-    def test_success(self, tmp_path: Path) -> None:
-        with replacing(tmp_path / "a") as temporary:
-            temporary.write_text("new")
-            assert not (tmp_path / "a").exists()
-        assert (tmp_path / "a").read_text() == "new"

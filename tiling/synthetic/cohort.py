@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, fields, replace
 from functools import partial
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tiling.errors import InputError
+from tiling.output import write_table
 from tiling.progress import progress
 from tiling.slide import write_pyramid
 from tiling.synthetic.artefacts import ARTEFACTS
@@ -119,9 +120,9 @@ def make_cohort(
         for of_slide in _in_processes(partial(write_slide, folder=folder), plans, workers):
             lesions += of_slide
             bar.update()
-    _write_csv(out / "lesions.csv", [f.name for f in fields(Lesion)], map(astuple, lesions))
+    write_table(out / "lesions.csv", [f.name for f in fields(Lesion)], map(astuple, lesions))
     rows = ((plan.slide_id, plan.label, plan.patient_id) for plan in plans)
-    _write_csv(out / "labels.csv", ["slide_id", "label", "patient_id"], rows)
+    write_table(out / "labels.csv", ["slide_id", "label", "patient_id"], rows)
 
 
 def plan_cohort(
@@ -202,15 +203,6 @@ def _in_processes(
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         yield from pool.map(write, plans)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    unfinished = path.with_suffix(".csv.part")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-    os.replace(unfinished, path)
 
 
 # ---- a slide ---------------------------------------------------------------------------------------------------------

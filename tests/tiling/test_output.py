@@ -1,0 +1,28 @@
+"""Files appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from tiling.output import make_writable, replacing
+
+
+class TestReplacing:
+    def test_failure_leaves_the_old_file_and_nothing_else(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_text("old")
+        with pytest.raises(RuntimeError), replacing(tmp_path / "a") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+        assert (tmp_path / "a").read_text() == "old"
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+    def test_success(self, tmp_path: Path) -> None:
+        with replacing(tmp_path / "a") as temporary:
+            temporary.write_text("new")
+            assert not (tmp_path / "a").exists()
+        assert (tmp_path / "a").read_text() == "new"
+
+
+def test_make_writable_leaves_nothing_behind(tmp_path: Path) -> None:
+    make_writable(tmp_path / "new" / "deep")
+    assert list((tmp_path / "new" / "deep").iterdir()) == []

@@ -8,7 +8,7 @@ pages. This is the only module that imports them.
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,7 @@ _VIPS_COMPRESSIONS = frozenset(
     tifffile.COMPRESSION[name]
     for name in "NONE LZW JPEG DEFLATE ADOBE_DEFLATE PACKBITS WEBP ZSTD LZMA CCITTRLE CCITT_T4 CCITT_T6".split()
 )
+_DICOM_HEAD_BYTES = 1 << 20  # the first frame begins within
 _PLAUSIBLE_MPP = (0.02, 50.0)  # outside: a screen's dpi or a wrong unit, not the scale of a microscope
 _FULL_SCALE_SLACK_PX = 1.0  # a level whose region is this close to the wanted size is taken as it is
 
@@ -154,6 +155,7 @@ def _open_with_openslide(path: Path) -> Slide:
     slide = openslide.OpenSlide(path)
     properties = slide.properties
     vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+    is_ycbcr = _is_mislabelled_ycbcr(path, properties)
     background = "#" + properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "ffffff")
 
     def reader(index: int) -> ReadPixels:
@@ -161,6 +163,8 @@ def _open_with_openslide(path: Path) -> Slide:
 
         def read(x: int, y: int, width: int, height: int) -> np.ndarray:
             rgba = slide.read_region((round(x * scale), round(y * scale)), index, (width, height))
+            if is_ycbcr:
+                rgba = _from_ycbcr(rgba)
             # Parts that the scanner left out are transparent.
             return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB"))
 
@@ -176,6 +180,24 @@ def _open_with_openslide(path: Path) -> Slide:
     except (KeyError, ValueError):
         mpp = None
     return Slide(path, *slide.dimensions, mpp, vendor, levels)
+
+
+def _is_mislabelled_ycbcr(path: Path, properties: Mapping[str, str]) -> bool:
+    """Whether a DICOM file says that its JPEGs are RGB though they are JFIF, and so YCbCr: OpenSlide believes it."""
+    if properties.get("dicom.PhotometricInterpretation") != "RGB":
+        return False
+    with path.open("rb") as file:
+        head = file.read(_DICOM_HEAD_BYTES)
+    jpeg = head.find(b"\xff\xd8\xff\xe0")
+    return jpeg >= 0 and head[jpeg + 6 : jpeg + 10] == b"JFIF"
+
+
+def _from_ycbcr(rgba: Image.Image) -> Image.Image:
+    """The picture whose red, green and blue are really luma and two chromas, put right."""
+    *ycbcr, alpha = rgba.split()
+    right = Image.merge("YCbCr", ycbcr).convert("RGB")
+    right.putalpha(alpha)
+    return right
 
 
 def _open_with_vips(path: Path) -> Slide:

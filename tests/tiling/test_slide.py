@@ -145,6 +145,15 @@ class TestBadFiles:
             open_slide(real_data / "slides_odd" / "CMU-1-Small-Region.jp2.tiff")
 
 
+def test_dicom_that_says_rgb_and_is_ycbcr(real_data: Path) -> None:
+    """A conversion of CMU-1-Small-Region.svs whose photometric tag is wrong has the colours of its original."""
+    dicom = open_slide(real_data / "slides_vendor" / "dicom_cmu1" / "level-0-frames-0-30.dcm")
+    original = open_slide(real_data / "slides_vendor" / "CMU-1-Small-Region.svs")
+    regions = [slide.read_region(600, 800, 512, 512, (512, 512)).astype(int) for slide in (dicom, original)]
+    np.testing.assert_allclose(regions[0].mean(axis=(0, 1)), regions[1].mean(axis=(0, 1)), atol=1)
+    assert np.abs(regions[0] - regions[1]).mean() < 8  # it was compressed once more
+
+
 def test_real_pixels_know_where_they_are(real_data: Path) -> None:
     """The XYC pictures carry their coordinates: red and green are x and y of an 8 px block."""
     for name in ("XYC.png", "XYC-half-mpp.tiff", "XYC-lzw.ome.tiff"):

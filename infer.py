@@ -40,13 +40,12 @@ def _work(args: Namespace) -> int:
     if bool(args.slides) == bool(args.bags):
         raise InputError("give either --slides or --bags")
     slides = find_slides(map(Path, args.slides)) if args.slides else bags_in(Path(args.bags))
-    out, heatmaps = Path(args.out), Path(args.heatmaps) if args.heatmaps else None
-    for folder in filter(None, (out.parent, heatmaps)):
-        make_writable(folder)
-
     from mil.predict import FAILED, load_run, pick_device, write_predictions  # torch: wrong input is told before
 
     run = load_run(Path(args.run), pick_device(args.device))
+    out, heatmaps = Path(args.out), Path(args.heatmaps) if args.heatmaps else None
+    for folder in filter(None, (out.parent, heatmaps)):
+        make_writable(folder)
     spec = run.card.tile_spec
     bags = tile_all(slides, spec, max(1, args.workers)) if args.slides else read_all(slides, spec)
     rows: dict[str, dict[str, Any]] = {}

@@ -1,11 +1,9 @@
 """Cross-validation splits, stratified by label and grouped by patient: no patient is ever on both sides."""
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from mil.errors import LabelsError
 from mil.labels import Labels
@@ -37,41 +35,50 @@ def make_folds(labels: Labels, folds: int, seed: int) -> np.ndarray:
     """
     if "fold" in labels.table:
         return _given_folds(labels.table)
-    _refuse_few_patients(labels, folds)
-    split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    out = np.full(len(labels), -1)
-    for fold, test in enumerate(_tests(split, labels.table)):
-        out[test] = fold
-    return out
+    patients = labels.table.groupby("label")["patient_id"].nunique()
+    label, fewest = str(patients.idxmin()), int(patients.min())
+    if fewest < folds:
+        raise LabelsError(
+            f"label {label!r} has {fewest} patients, fewer than the {folds} folds; "
+            + (f"lower --folds to {fewest} or add patients" if fewest > 1 else "add patients")
+        )
+    return deal(labels.table, folds, seed)
 
 
 def inner_validation(table: pd.DataFrame, share: float, seed: int) -> np.ndarray:
     """Bool (rows,): True on about `share` of the slides, all of some patients, on which training is stopped.
 
-    `table` holds the training folds alone. Both sides have every class; raises LabelsError where that cannot be.
+    `table` holds the training folds alone. Where patients are few the share grows, so that both sides have every
+    class; raises LabelsError where that cannot be.
     """
-    classes = table["target"].nunique()
-    # Where patients are few, a larger part has every class sooner than a part of exactly the wanted share.
-    for splits in range(max(2, round(1 / share)), 1, -1):
-        for valid in _tests(StratifiedGroupKFold(splits, shuffle=True, random_state=seed), table):
-            chosen = np.zeros(len(table), bool)
-            chosen[valid] = True
-            if table["target"][chosen].nunique() == table["target"][~chosen].nunique() == classes:
-                return chosen
-    raise LabelsError(
-        "the training folds cannot be split into a part to train on and a part to stop on that both have every class: "
-        "some class has too few patients; add patients or lower --folds"
-    )
+    fewest = int(table.groupby("target")["patient_id"].nunique().min())
+    chosen = deal(table, max(2, min(round(1 / share), fewest)), seed) == 0
+    if not table["target"][chosen].nunique() == table["target"][~chosen].nunique() == table["target"].nunique():
+        raise LabelsError(
+            "the training folds cannot be split into a part to train on and a part to stop on that both have every "
+            "class: some class has too few patients; add patients or try another --folds"
+        )
+    return chosen
 
 
-def _tests(split: StratifiedGroupKFold, table: pd.DataFrame) -> list[np.ndarray]:
-    with warnings.catch_warnings():
-        # A class with fewer slides than splits: the callers check what they need themselves.
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            return [test for _, test in split.split(table, table["target"], table["patient_id"])]
-        except ValueError:
-            return []
+def deal(table: pd.DataFrame, parts: int, seed: int) -> np.ndarray:
+    """Int (rows,) in 0 to parts - 1: patients dealt out whole, so that each part gets its share of every class.
+
+    In an order drawn by the seed, each patient goes where its own classes are rarest, then where slides are fewest.
+    The first patients of a class thus go to different parts.
+    """
+    patients = np.unique(table["patient_id"])
+    slides = pd.crosstab(table["patient_id"], table["target"]).loc[patients].to_numpy()
+    shares = slides / slides.sum(axis=0)
+    held, size = np.zeros((parts, slides.shape[1])), np.zeros(parts)
+    part_of = {}
+    for row in np.random.default_rng(seed).permutation(len(patients)):
+        own_classes = held[:, slides[row] > 0].sum(axis=1)
+        part = np.lexsort((size, own_classes.round(9)))[0]
+        held[part] += shares[row]
+        size[part] += slides[row].sum()
+        part_of[patients[row]] = int(part)
+    return table["patient_id"].map(part_of).to_numpy()
 
 
 def _given_folds(table: pd.DataFrame) -> np.ndarray:
@@ -86,13 +93,3 @@ def _given_folds(table: pd.DataFrame) -> np.ndarray:
             "put all slides of a patient into one"
         )
     return table["fold"].map({name: fold for fold, name in enumerate(names)}).to_numpy()
-
-
-def _refuse_few_patients(labels: Labels, folds: int) -> None:
-    patients = labels.table.groupby("label")["patient_id"].nunique()
-    label, fewest = str(patients.idxmin()), int(patients.min())
-    if fewest < folds:
-        raise LabelsError(
-            f"label {label!r} has {fewest} patients, fewer than the {folds} folds; "
-            + (f"lower --folds to {fewest} or add patients" if fewest > 1 else "add patients")
-        )

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mil.errors import LabelsError
-from mil.folds import inner_validation, make_folds
+from mil.folds import deal, inner_validation, make_folds
 from mil.labels import Labels
 
 
@@ -27,6 +27,26 @@ def test_disjoint_by_patient_and_stratified(seed: int, classes: int) -> None:
     assert (folds_of_patient == 1).all()
     counts = pd.crosstab(fold_of, labels.table["target"])
     assert counts.to_numpy().tolist() == [[18 // classes] * classes] * 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_patients_of_any_size_are_shared_out(seed: int) -> None:
+    """A hundred patients with 1 to 6 slides, a fifth of them of class 1: each fold gets its share of both."""
+    random = np.random.default_rng(seed)
+    sizes = random.integers(1, 7, 100)
+    patients = np.repeat(np.arange(100), sizes)
+    table = pd.DataFrame({"patient_id": patients.astype(str), "target": (patients % 5 == 0).astype(int)})
+    part = deal(table, 5, seed)
+    assert (pd.Series(part).groupby(patients).nunique() == 1).all()
+    counts = pd.crosstab(part, table["target"])
+    assert (counts.max() - counts.min() <= 6).all()  # at most one patient's slides apart
+
+
+def test_patient_with_two_classes_stays_whole() -> None:
+    table = pd.DataFrame({"patient_id": list("aabbccdd"), "target": [0, 1] * 4})
+    part = deal(table, 2, 0)
+    assert (part[::2] == part[1::2]).all()
+    assert np.bincount(part).tolist() == [4, 4]
 
 
 def test_same_seed_same_folds() -> None:

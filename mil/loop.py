@@ -55,7 +55,8 @@ def train_fold(cohort: Cohort, split: Split, model_spec: ModelSpec, spec: TrainS
             valid_loss = log_loss(chances, valid_targets)
             if not math.isfinite(loss + valid_loss):
                 raise ModelError(
-                    f"the loss of fold {split.fold} became {loss} (validation {valid_loss}) in epoch {epoch}; lower --lr"
+                    f"the loss of fold {split.fold} became {loss} (validation {valid_loss}) in epoch {epoch}; "
+                    "lower --lr"
                 )
             best = valid_loss < min((row.valid_loss for row in log), default=math.inf)
             log.append(EpochLog(split.fold, epoch, loss, valid_loss, auc(chances, valid_targets), lr, best))

@@ -37,6 +37,8 @@ _DICOM_HEAD_BYTES = 1 << 20  # the first frame begins within
 _PLAUSIBLE_MPP = (0.02, 50.0)  # outside: a screen's dpi or a wrong unit, not the scale of a microscope
 _FULL_SCALE_SLACK_PX = 1.0  # a level whose region is this close to the wanted size is taken as it is
 
+_MOST_PX_AT_ONCE = 16_000_000  # of a level; a larger region that is to be reduced is read in parts
+
 ReadPixels = Callable[[int, int, int, int], np.ndarray]
 
 
@@ -72,6 +74,8 @@ class Slide(NamedTuple):
         width, height = width0_px * scale_x, height0_px * scale_y
         if abs(width - out_px[0]) < _FULL_SCALE_SLACK_PX and abs(height - out_px[1]) < _FULL_SCALE_SLACK_PX:
             return self._read_padded(level, round(left), round(top), *out_px)
+        if width * height > _MOST_PX_AT_ONCE and max(out_px) > 1:
+            return self._read_halves(x0, y0, width0_px, height0_px, out_px)
         # A margin of one output pixel lets the filter see across the border, so that neighbours join without a seam.
         margin_x, margin_y = math.ceil(width / out_px[0]), math.ceil(height / out_px[1])
         hull_left, hull_top = math.floor(left) - margin_x, math.floor(top) - margin_y
@@ -80,6 +84,23 @@ class Slide(NamedTuple):
         hull = self._read_padded(level, hull_left, hull_top, hull_right - hull_left, hull_bottom - hull_top)
         box = (left - hull_left, top - hull_top, left - hull_left + width, top - hull_top + height)
         return resize(hull, out_px, box)
+
+    def _read_halves(
+        self, x0: float, y0: float, width0_px: float, height0_px: float, out_px: tuple[int, int]
+    ) -> np.ndarray:
+        """The region read as two, so that a slide without a pyramid never stands in memory whole."""
+        columns, rows = out_px
+        if columns >= rows:
+            cut = columns // 2
+            cut0_px = width0_px * cut / columns
+            left = self.read_region(x0, y0, cut0_px, height0_px, (cut, rows))
+            right = self.read_region(x0 + cut0_px, y0, width0_px - cut0_px, height0_px, (columns - cut, rows))
+            return np.concatenate([left, right], axis=1)
+        cut = rows // 2
+        cut0_px = height0_px * cut / rows
+        top = self.read_region(x0, y0, width0_px, cut0_px, (columns, cut))
+        bottom = self.read_region(x0, y0 + cut0_px, width0_px, height0_px - cut0_px, (columns, rows - cut))
+        return np.concatenate([top, bottom])
 
     def _level_for(self, downsample: float) -> int:
         """Index of the coarsest level that is at least as fine as `downsample` (or nearly so)."""

@@ -115,18 +115,11 @@ def tile_slide(path: Path, spec: TileSpec, slide_id: str | None = None, mpp: flo
 def read_map(slide: Slide, grid: Grid) -> np.ndarray:
     """RGB uint8 of the whole grid at low resolution, white outside the slide, with the same square of pixels a cell.
 
-    Its size follows from the grid alone. It is read a row of cells at a time, so that a slide without a pyramid
-    never stands in memory whole.
+    Its size follows from the grid alone.
     """
     cell_px = int(np.clip(_MAP_PX // max(grid.columns, grid.rows), *_CELL_PX))
-    width0_px = grid.columns * grid.side0_px
-    rows = [
-        slide.read_region(
-            grid.x0, grid.y0 + row * grid.side0_px, width0_px, grid.side0_px, (grid.columns * cell_px, cell_px)
-        )
-        for row in range(grid.rows)
-    ]
-    return np.concatenate(rows)
+    width0_px, height0_px = grid.columns * grid.side0_px, grid.rows * grid.side0_px
+    return slide.read_region(grid.x0, grid.y0, width0_px, height0_px, (grid.columns * cell_px, grid.rows * cell_px))
 
 
 def overview_of(picture: np.ndarray, slide: Slide, grid: Grid) -> tuple[np.ndarray, float]:

@@ -56,6 +56,22 @@ class TestReadRegion:
         halves = [slide.read_region(30 + 120 * i, 30, 120, 120, (40, 40)) for i in range(2)]
         np.testing.assert_array_equal(np.concatenate(halves, axis=1), whole)
 
+    def test_large_regions_are_read_in_parts_that_join(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        y, x = np.mgrid[:310, :290]
+        waves = (127 + 60 * np.sin(x / 17) + 60 * np.cos(y / 13)).astype(np.uint8)
+        slide = open_slide(lossless_tiff(tmp_path / "a.tiff", np.stack([waves, waves // 2, 255 - waves], 2)))
+        whole = slide.read_region(-20, -10, 330, 340, (55, 68)).astype(int)
+        monkeypatch.setattr("tiling.slide._MOST_PX_AT_ONCE", 1000)
+        parts = []
+        level = slide.levels[0]
+        spied = slide._replace(
+            levels=(level._replace(read=lambda x, y, w, h: parts.append(w * h) or level.read(x, y, w, h)),)
+        )
+        difference = np.abs(spied.read_region(-20, -10, 330, 340, (55, 68)) - whole)
+        assert np.percentile(difference, 99) <= 2
+        assert len(parts) > 100
+        assert max(parts) < 3000  # a thousand pixels and the margin around them
+
     def test_reads_the_level_that_is_just_fine_enough(self, tmp_path: Path) -> None:
         write_pyramid(tmp_path / "a.tiff", np.full((2048, 2048, 3), 200, np.uint8))
         slide = open_slide(tmp_path / "a.tiff")

@@ -31,7 +31,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--bags", help="folder of bags, in place of slides")
     parser.add_argument("--out", required=True, help="CSV with a row for every slide")
     parser.add_argument("--heatmaps", help="folder for a picture of each slide with its tiles and their attention")
-    parser.add_argument("--workers", type=int, default=cli.available_cpus(), help="processes that tile slides")
+    cli.add_workers(parser, "tile slides")
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
     return parser
 
@@ -39,15 +39,18 @@ def _parser() -> ArgumentParser:
 def _work(args: Namespace) -> int:
     if bool(args.slides) == bool(args.bags):
         raise InputError("give either --slides or --bags")
+    workers = cli.workers_from(args)
     slides = find_slides(map(Path, args.slides)) if args.slides else bags_in(Path(args.bags))
     from mil.predict import FAILED, load_run, pick_device, write_predictions  # torch: wrong input is told before
 
     run = load_run(Path(args.run), pick_device(args.device))
     out, heatmaps = Path(args.out), Path(args.heatmaps) if args.heatmaps else None
+    if out.is_dir():
+        raise InputError(f"--out {str(out)!r} is a folder; give the name of a CSV file")
     for folder in filter(None, (out.parent, heatmaps)):
         make_writable(folder)
     spec = run.card.tile_spec
-    bags = tile_all(slides, spec, max(1, args.workers)) if args.slides else read_all(slides, spec)
+    bags = tile_all(slides, spec, workers) if args.slides else read_all(slides, spec)
     rows: dict[str, dict[str, Any]] = {}
     with progress(len(slides), "slide", "scoring") as bar:
         for slide, bag in bags:

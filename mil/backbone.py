@@ -27,11 +27,28 @@ class Backbone(nn.Module):
         config = resolve_model_data_config(self.net)
         self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+        self._try(px)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Float maps (N, channels, h, w) of RGB uint8 (N, 3, px, px)."""
         features = self.net.forward_features((images_NCHW - self.mean) / self.std)
         return self._as_maps(features)
+
+    def _try(self, px: int) -> None:
+        """Run one empty picture through, so that a backbone that does not fit is refused before it is trained."""
+        self.eval()
+        try:
+            with torch.inference_mode():
+                self(torch.zeros(1, 3, px, px, dtype=torch.uint8))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if isinstance(error, ModelError):
+                raise
+            cause = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"the backbone {type(self.net).__name__} does not take pictures of {px} px ({cause}); "
+                "choose another --train-px"
+            ) from error
+        self.train()
 
     def _as_maps(self, features: Any) -> Tensor:
         """Maps (N, C, h, w), whether the model gives them so, channels last, or as tokens behind prefix tokens."""

@@ -40,6 +40,8 @@ def read_labels(path: Path) -> Labels:
             f"the labels table {str(path)!r} lacks the column {' and '.join(missing)}; "
             f"it has {', '.join(table.columns)}"
         )
+    if table.empty:
+        raise LabelsError(f"the labels table {str(path)!r} has no rows; add a row a slide")
     for column in ("slide_id", "label"):
         _refuse_rows(path, table[column].str.strip() == "", f"has an empty {column}; fill it in or delete the row")
     twice = table["slide_id"].duplicated()

@@ -72,6 +72,7 @@ class TestTile:
             (["--longest-edge", "long"], "--longest-edge 'long' is not a whole number or null"),
             (["--mpp", "0.5", "--downsample", "2"], "give one scale, not 2 (mpp, downsample)"),
             (["--instances", "0"], "--instances must be at least 1, not 0"),
+            (["--workers", "0"], "--workers must be at least 1, not 0"),
             (["--colour", "blue"], "unrecognized arguments: --colour blue"),
         ],
     )
@@ -273,6 +274,10 @@ class TestInfer:
         assert "holds no bags" in refusal(infer.main, *run, "--bags", tmp_path, *out)
         assert "no such file or folder" in refusal(infer.main, *run, "--slides", tmp_path / "none", *out)
         assert "cannot write to the folder '/proc/x'" in refusal(infer.main, *run, *bags, "--out", "/proc/x/scores.csv")
+        assert "is a folder; give the name of a CSV file" in refusal(infer.main, *run, *bags, "--out", trained.bags)
+        assert "--workers must be at least 1, not 0" in refusal(
+            infer.main, *run, *out, "--slides", trained.slides, "--workers", 0
+        )
         assert "--device 'tpu' is not one of auto, cpu, cuda" in refusal(
             infer.main, *run, *bags, *out, "--device", "tpu"
         )

@@ -26,7 +26,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--out", required=True, help="folder for the bags and manifest.csv")
     cli.add_settings(parser, TileSpec, "tiles")
     cli.add_config(parser)
-    parser.add_argument("--workers", type=int, default=cli.available_cpus(), help="processes")
+    cli.add_workers(parser, "read slides")
     parser.add_argument("--overwrite", action="store_true", help="make bags again that are there already")
     return parser
 
@@ -37,10 +37,10 @@ def _work(args: Namespace) -> int:
     from tiling.sources import find_slides
     from tiling.tile import TileSpec
 
-    out = Path(args.out)
+    out, workers = Path(args.out), cli.workers_from(args)
     spec = cli.settings_from(args, TileSpec)
     slides = find_slides(Path(slide) for slide in args.slides)
-    rows = tile_batch(slides, spec, out, max(1, args.workers), args.overwrite)
+    rows = tile_batch(slides, spec, out, workers, args.overwrite)
     counts = Counter(row.status for row in rows)
     print(
         f"{counts['done']} bags in {out}, {counts['empty']} slides without tissue, {counts['failed']} failed; "

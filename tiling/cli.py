@@ -11,7 +11,7 @@ from typing import TypeVar, get_type_hints
 
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, Namespace
 
-from tiling.errors import TilingError
+from tiling.errors import InputError, TilingError
 
 Settings = TypeVar("Settings")
 
@@ -36,6 +36,18 @@ def add_settings(parser: ArgumentParser, settings: type, title: str) -> None:
         flag, hint = "--" + field.name.replace("_", "-"), hints[field.name]
         kind = {"action": ActionYesNo(yes_prefix="", no_prefix="no-")} if hint is bool else {"type": hint}
         group.add_argument(flag, default=field.default, help=field.metadata["help"], **kind)
+
+
+def add_workers(parser: ArgumentParser, what: str) -> None:
+    """Add `--workers N`, by default one for each processor this process may use."""
+    parser.add_argument("--workers", type=int, default=available_cpus(), help=f"processes that {what}")
+
+
+def workers_from(args: Namespace) -> int:
+    """The number of worker processes; raises InputError for less than one."""
+    if args.workers < 1:
+        raise InputError(f"--workers must be at least 1, not {args.workers}")
+    return int(args.workers)
 
 
 def settings_from(args: Namespace, settings: type[Settings]) -> Settings:

@@ -70,18 +70,21 @@ def _dicom_slides(files: list[Path]) -> list[SlideRef]:
 
 
 def _slides_in_table(table: Path) -> list[SlideRef]:
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"slide_id", "path"} - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(
-                f"the slides table {str(table)!r} lacks the column {' and '.join(sorted(missing))}; "
-                f"it has {', '.join(reader.fieldnames or ()) or 'none'}"
-            )
-        slides = [_slide_of_row(table, number, row) for number, row in enumerate(reader, start=2)]
-    if not slides:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), list(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read the slides table {str(table)!r} ({error}); save it as CSV in UTF-8") from error
+    missing = {"slide_id", "path"} - set(columns)
+    if missing:
+        raise InputError(
+            f"the slides table {str(table)!r} lacks the column {' and '.join(sorted(missing))}; "
+            f"it has {', '.join(columns) or 'none'}"
+        )
+    if not rows:
         raise InputError(f"the slides table {str(table)!r} has no rows; add a row a slide")
-    return slides
+    return [_slide_of_row(table, number, row) for number, row in enumerate(rows, start=2)]
 
 
 def _slide_of_row(table: Path, number: int, row: dict[str, str]) -> SlideRef:

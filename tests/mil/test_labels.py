@@ -45,6 +45,7 @@ def test_fold_column_is_kept(tmp_path: Path) -> None:
         ("slide_id,label\na,1\nb,0\na,1\n", "row 4 .* has the slide 'a' again; keep one of its rows"),
         ("slide_id,label\na,1\nb,1\n", r"has one class only \(1\); training needs two"),
         ("", "cannot read the labels table"),
+        ("slide_id,label\n", "has no rows; add a row a slide"),
     ],
 )
 def test_refused(tmp_path: Path, text: str, sentence: str) -> None:

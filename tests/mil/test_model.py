@@ -107,6 +107,14 @@ class TestRefused:
         with pytest.raises(ModelError, match=r"timm has no model 'resnet_18'; did you mean .*resnet"):
             Backbone("resnet_18", 32)
 
+    def test_backbone_without_one_map(self) -> None:
+        with pytest.raises(ModelError, match="the backbone CoaT gives no single feature map; choose another"):
+            Backbone("coat_tiny", 224)
+
+    def test_pictures_too_small(self) -> None:
+        with pytest.raises(ModelError, match="does not take pictures of 8 px .*; choose another --train-px"):
+            Backbone("vgg11", 8)
+
     def test_hub_out_of_reach(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def unreachable(*_: object, **__: object) -> None:
             raise OSError("no route\nto host")

@@ -71,6 +71,17 @@ def test_bad_tables(tmp_path: Path, text: str, sentence: str) -> None:
         find_slides([tmp_path / "slides.csv"])
 
 
+def test_table_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "slides.csv").write_bytes("slide_id,path\né,a.svs\n".encode("latin-1"))
+    with pytest.raises(InputError, match="cannot read the slides table .* save it as CSV in UTF-8"):
+        find_slides([tmp_path / "slides.csv"])
+
+
+def test_table_as_spreadsheets_save_it(tmp_path: Path) -> None:
+    (tmp_path / "slides.csv").write_bytes(b"\xef\xbb\xbfslide_id,path\r\na,b.svs\r\n")
+    assert find_slides([tmp_path / "slides.csv"]) == [SlideRef("a", tmp_path / "b.svs")]
+
+
 def test_dicom_series_is_one_slide_with_the_name_of_its_folder(real_data: Path, tmp_path: Path) -> None:
     series = real_data / "slides_vendor" / "dicom_cmu1"
     slides = find_slides([series.parent])

@@ -22,7 +22,7 @@ def _parser() -> ArgumentParser:
     add("--slides", type=int, default=36, help="how many slides")
     add("--seed", type=int, default=0, help="another seed, other slides")
     add("--prefix", type=str, default="slide", help="how the slides' names begin")
-    add("--workers", type=int, default=cli.available_cpus(), help="processes")
+    cli.add_workers(parser, "draw slides")
     add("--width", type=int, default=DEFAULT_SIZE_PX[0], help="width of a slide in pixels")
     add("--height", type=int, default=DEFAULT_SIZE_PX[1], help="height of a slide in pixels")
     add("--no-faults", action="store_true", help="no truncated slide, none without tissue, none without mpp")
@@ -32,8 +32,8 @@ def _parser() -> ArgumentParser:
 def _work(args: Namespace) -> int:
     from tiling.synthetic.cohort import make_cohort
 
-    size_px = args.width, args.height
-    make_cohort(Path(args.out), args.slides, args.seed, args.prefix, args.workers, size_px, not args.no_faults)
+    size_px, workers = (args.width, args.height), cli.workers_from(args)
+    make_cohort(Path(args.out), args.slides, args.seed, args.prefix, workers, size_px, not args.no_faults)
     return cli.OK
 
 

@@ -73,7 +73,7 @@ def run(
     except errors as error:
         return _complain(parser, str(error))
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; what was finished is kept", file=sys.stderr)
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -52,8 +52,11 @@ def _slides_in_folder(folder: Path) -> list[SlideRef]:
 def _slide_files(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        suffixes = {Path(name).suffix.lower() for name in names}
+        # Beside a Hamamatsu VMS file, JPEGs are its pixels and no slides of their own.
+        wanted = EXTENSIONS - {".jpg", ".jpeg"} if suffixes & {".vms", ".vmu"} else EXTENSIONS
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+            if not name.startswith(".") and Path(name).suffix.lower() in wanted:
                 yield Path(root, name)
 
 

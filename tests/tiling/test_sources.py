@@ -23,6 +23,11 @@ def test_folder_is_searched_in_the_order_of_names(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_pixels_of_a_vms_slide_are_no_slides(tmp_path: Path) -> None:
+    touch(tmp_path / "x" / "a.vms", tmp_path / "x" / "a.jpg", tmp_path / "x" / "a_map2.jpg", tmp_path / "y" / "b.jpg")
+    assert [slide.path.name for slide in find_slides([tmp_path])] == ["a.vms", "b.jpg"]
+
+
 def test_table(tmp_path: Path) -> None:
     (tmp_path / "slides.csv").write_text("slide_id,path,mpp,patient_id\nx,sub/a b.svs,0.25,p1\ny,/data/c.svs,,\n")
     assert find_slides([tmp_path / "slides.csv"]) == [

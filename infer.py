@@ -18,10 +18,12 @@ from tiling.progress import progress
 from tiling.sources import SlideRef, find_slides
 from tiling.tile import NO_TISSUE, TileSpec, tile_slide
 
+NOT_REACHED = "the scoring was interrupted before this slide; run it again"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Score slides or bags; status 0 if all have a score, 1 if some failed, 2 for wrong input."""
-    return cli.run(_parser(), _work, argv, (MilError, TilingError))
+    return cli.run(_parser, _work, argv, (MilError, TilingError))
 
 
 def _parser() -> ArgumentParser:
@@ -51,14 +53,16 @@ def _work(args: Namespace) -> int:
         make_writable(folder)
     spec = run.card.tile_spec
     bags = tile_all(slides, spec, workers) if args.slides else read_all(slides, spec)
-    rows: dict[str, dict[str, Any]] = {}
-    with progress(len(slides), "slide", "scoring") as bar:
-        for slide, bag in bags:
-            row = rows[slide.slide_id] = score(run, slide, bag, heatmaps)
-            if row["error"]:
-                bar.write(f"failed: {slide.slide_id}: {row['error']}", file=sys.stderr)
-            bar.update()
-    write_predictions(out, [rows[slide.slide_id] for slide in slides])
+    rows = {slide.slide_id: _failed(run, slide, NOT_REACHED) for slide in slides}
+    try:
+        with progress(len(slides), "slide", "scoring") as bar:
+            for slide, bag in bags:
+                row = rows[slide.slide_id] = score(run, slide, bag, heatmaps)
+                if row["error"]:
+                    bar.write(f"failed: {slide.slide_id}: {row['error']}", file=sys.stderr)
+                bar.update()
+    finally:
+        write_predictions(out, list(rows.values()))
     failed = sum(row["status"] == FAILED for row in rows.values())
     print(f"{len(rows) - failed} slides scored, {failed} failed; a row for each in {out}")
     return cli.SOME_FAILED if failed else cli.OK
@@ -80,7 +84,11 @@ def tile_all(
     """Each slide with its bag, made in worker processes as the run's own bags were, or with what went wrong."""
     from tiling.batch import run_slides
 
-    return run_slides(partial(_tile, TileSpec(**spec)), slides, workers)
+    try:
+        tile_spec = TileSpec(**spec)
+    except TypeError as error:
+        raise InputError(f"the run was trained on tiles that this version cannot cut ({error}); give --bags") from error
+    return run_slides(partial(_tile, tile_spec), slides, workers)
 
 
 def _tile(spec: TileSpec, slide: SlideRef) -> Bag:
@@ -93,7 +101,7 @@ def read_all(slides: Sequence[SlideRef], spec: dict[str, Any]) -> Iterator[tuple
     for slide in slides:
         try:
             if not slide.path.exists() and slide.slide_id in manifest:
-                raise SlideError(manifest[slide.slide_id].error)
+                raise SlideError(manifest[slide.slide_id].error or f"{str(slide.path)!r} is gone; tile its slide again")
             bag = read_bag(slide.path)
             differing = sorted(
                 name for name in {*spec, *bag.header.spec} if spec.get(name) != bag.header.spec.get(name)
@@ -113,23 +121,32 @@ def score(run: Any, slide: SlideRef, bag: Bag | Exception, heatmaps: Path | None
     from mil.predict import predict_bag, prediction_row
     from tiling.batch import describe
 
-    who = slide.slide_id, slide.patient_id or slide.slide_id, run.card.classes
     if isinstance(bag, Exception):
-        return prediction_row(*who, error=describe(slide, bag))
+        return _failed(run, slide, describe(slide, bag))
     if not len(bag):
-        return prediction_row(*who, error=NO_TISSUE)
+        return _failed(run, slide, NO_TISSUE)
     try:
         prediction = predict_bag(run, bag)
-    except TilingError as error:  # a tile of the bag is damaged
-        return prediction_row(*who, len(bag), error=str(error))
-    row = prediction_row(*who, len(bag), prediction.probabilities)
-    if heatmaps is not None:
-        from mil.explain import draw_attention
+        row = prediction_row(slide.slide_id, _patient(slide), run.card.classes, len(bag), prediction.probabilities)
+        if heatmaps is not None:
+            from mil.explain import draw_attention
 
-        chance = row[f"prob_{row['predicted']}"]
-        title = f"{slide.slide_id}: class {row['predicted']} with probability {chance:.3f}"
-        draw_attention(heatmaps / f"{slide.slide_id}.png", bag, prediction.attention, title)
+            chance = row[f"prob_{row['predicted']}"]
+            title = f"{slide.slide_id}: class {row['predicted']} with probability {chance:.3f}"
+            draw_attention(heatmaps / f"{slide.slide_id}.png", bag, prediction.attention, title)
+    except Exception as error:  # noqa: BLE001  # a row says what it was, and the other slides go on
+        return _failed(run, slide, describe(slide, error))
     return row
+
+
+def _failed(run: Any, slide: SlideRef, error: str) -> dict[str, Any]:
+    from mil.predict import prediction_row
+
+    return prediction_row(slide.slide_id, _patient(slide), run.card.classes, error=error)
+
+
+def _patient(slide: SlideRef) -> str:
+    return slide.patient_id or slide.slide_id
 
 
 if __name__ == "__main__":

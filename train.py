@@ -12,7 +12,7 @@ from tiling.errors import TilingError
 
 def main(argv: list[str] | None = None) -> int:
     """Train a run; status 0 if it went well, 2 for wrong input."""
-    return cli.run(_parser(), _work, argv, (MilError, TilingError))
+    return cli.run(_parser, _work, argv, (MilError, TilingError))
 
 
 def _parser() -> ArgumentParser:

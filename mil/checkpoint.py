@@ -50,6 +50,7 @@ def read_card(folder: Path) -> ModelCard:
                 f"{str(path)!r} is {found[0]} version {found[1]}, "
                 f"this program reads {FORMAT} version {FORMAT_VERSION}; train again or use the version that wrote it"
             )
+        int(content["tile_spec"]["instances"])
         return ModelCard(
             # Weights come from the file beside it, never again from a hub.
             ModelSpec(**{**content["model"], "pretrained": False}),
@@ -60,7 +61,9 @@ def read_card(folder: Path) -> ModelCard:
         )
     except FileNotFoundError as error:
         raise RunError(f"no such file: {str(path)!r}; is the training finished?") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, RunError):
+            raise
         raise RunError(f"{str(path)!r} is no model card ({error}); train again") from error
 
 

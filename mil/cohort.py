@@ -61,7 +61,8 @@ def gather(labels: Labels, folder: Path, skip_missing: bool) -> Cohort:
 def _with_causes(slides: pd.DataFrame, folder: Path) -> pd.DataFrame:
     manifest = read_manifest(folder)
     causes = [
-        manifest[slide_id].error if slide_id in manifest else "it was never tiled" for slide_id in slides["slide_id"]
+        (manifest[slide_id].error or "its bag is gone") if slide_id in manifest else "it was never tiled"
+        for slide_id in slides["slide_id"]
     ]
     return slides.assign(error=causes)
 

@@ -31,7 +31,7 @@ def draw_attention(path: Path, bag: Bag, attention: np.ndarray | None, title: st
     left, right = figure.subfigures(1, 2, width_ratios=(1.35, 1), squeeze=False)[0]
     axis = left.subplots()
     _draw_overview(axis, bag, shades)
-    axis.set_title(title, fontsize="medium")
+    axis.set_title(title, fontsize="medium", parse_math=False)
     if attention is not None:
         bar = left.colorbar(colours, ax=axis, shrink=0.6, location="bottom", pad=0.02)
         bar.set_label(f"attention (even would be {1 / len(bag):.3f})")

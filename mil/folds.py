@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mil.errors import LabelsError
-from mil.labels import Labels
+from mil.labels import Labels, natural
 
 
 class Split(NamedTuple):
@@ -23,6 +23,12 @@ def make_splits(labels: Labels, fold_of: np.ndarray, valid_share: float, seed: i
     splits = []
     for fold in range(fold_of.max() + 1):
         training = np.flatnonzero(fold_of != fold)
+        absent = set(labels.classes) - set(labels.table["label"].iloc[training])
+        if absent:
+            raise LabelsError(
+                f"without fold {fold} no slide of the label {min(absent)!r} is left to train on; "
+                "spread each label over two folds or more"
+            )
         stops = inner_validation(labels.table.iloc[training], valid_share, seed + fold)
         splits.append(Split(fold, training[~stops], training[stops], np.flatnonzero(fold_of == fold)))
     return splits
@@ -52,19 +58,23 @@ def inner_validation(table: pd.DataFrame, share: float, seed: int) -> np.ndarray
     class; raises LabelsError where that cannot be.
     """
     fewest = int(table.groupby("target")["patient_id"].nunique().min())
-    chosen = deal(table, max(2, min(round(1 / share), fewest)), seed) == 0
-    if not table["target"][chosen].nunique() == table["target"][~chosen].nunique() == table["target"].nunique():
-        raise LabelsError(
-            "the training folds cannot be split into a part to train on and a part to stop on that both have every "
-            "class: some class has too few patients; add patients or try another --folds"
-        )
-    return chosen
+    parts = max(2, min(round(1 / share), fewest))
+    part_of, targets = deal(table, parts, seed), table["target"].to_numpy()
+    for part in range(parts):
+        chosen = part_of == part
+        if set(targets[chosen]) == set(targets[~chosen]) == set(targets):
+            return chosen
+    raise LabelsError(
+        "the training folds cannot be split into a part to train on and a part to stop on that both have every "
+        "class: some class has too few patients; add patients or try another --folds"
+    )
 
 
 def deal(table: pd.DataFrame, parts: int, seed: int) -> np.ndarray:
     """Int (rows,) in 0 to parts - 1: patients dealt out whole, so that each part gets its share of every class.
 
-    In an order drawn by the seed, each patient goes where its own classes are rarest, then where slides are fewest.
+    Those with most slides first, in an order otherwise drawn by the seed, each patient goes where its own classes
+    are rarest, then where slides are fewest.
     The first patients of a class thus go to different parts.
     """
     patients = np.unique(table["patient_id"])
@@ -72,7 +82,8 @@ def deal(table: pd.DataFrame, parts: int, seed: int) -> np.ndarray:
     shares = slides / slides.sum(axis=0)
     held, size = np.zeros((parts, slides.shape[1])), np.zeros(parts)
     part_of = {}
-    for row in np.random.default_rng(seed).permutation(len(patients)):
+    shuffled = np.random.default_rng(seed).permutation(len(patients))
+    for row in shuffled[np.argsort(-slides[shuffled].sum(axis=1), kind="stable")]:
         own_classes = held[:, slides[row] > 0].sum(axis=1)
         part = np.lexsort((size, own_classes.round(9)))[0]
         held[part] += shares[row]
@@ -82,7 +93,7 @@ def deal(table: pd.DataFrame, parts: int, seed: int) -> np.ndarray:
 
 
 def _given_folds(table: pd.DataFrame) -> np.ndarray:
-    names = sorted(table["fold"].unique())
+    names = sorted(table["fold"].unique(), key=natural)
     if "" in names or len(names) < 2:
         raise LabelsError("the column fold of the labels table must name, in every row, one of two folds or more")
     crossing = table.groupby("patient_id")["fold"].nunique()

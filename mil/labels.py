@@ -29,11 +29,17 @@ def read_labels(path: Path) -> Labels:
     A slide without a patient_id is its own patient. Numeric labels are ordered as numbers, others as text.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
     except (OSError, ValueError) as error:
         raise LabelsError(
             f"cannot read the labels table {str(path)!r} ({error}); give a CSV with slide_id, label"
         ) from error
+    header = [name.strip() for name in table.iloc[0]]
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise LabelsError(f"the labels table {str(path)!r} has the column {twice[0]!r} twice; rename one")
+    table = table.iloc[1:].reset_index(drop=True).set_axis(header, axis=1)
+    # A blank too many would make another patient, on the other side of a split.
+    table = table.apply(lambda column: column.str.strip())
     missing = [column for column in ("slide_id", "label") if column not in table]
     if missing:
         raise LabelsError(
@@ -43,10 +49,10 @@ def read_labels(path: Path) -> Labels:
     if table.empty:
         raise LabelsError(f"the labels table {str(path)!r} has no rows; add a row a slide")
     for column in ("slide_id", "label"):
-        _refuse_rows(path, table[column].str.strip() == "", f"has an empty {column}; fill it in or delete the row")
+        _refuse_rows(path, table[column] == "", f"has an empty {column}; fill it in or delete the row")
     twice = table["slide_id"].duplicated()
     _refuse_rows(path, twice, f"has the slide {_first(table['slide_id'], twice)!r} again; keep one of its rows")
-    classes = tuple(sorted(table["label"].unique(), key=_natural))
+    classes = tuple(sorted(table["label"].unique(), key=natural))
     if len(classes) < 2:
         raise LabelsError(
             f"the labels table {str(path)!r} has one class only ({', '.join(classes)}); training needs two"
@@ -59,7 +65,8 @@ def read_labels(path: Path) -> Labels:
     return Labels(table[columns], classes)
 
 
-def _natural(label: str) -> tuple[int, float, str]:
+def natural(label: str) -> tuple[int, float, str]:
+    """A key that sorts numbers as numbers, and before text."""
     try:
         return 0, float(label), label
     except ValueError:

@@ -94,7 +94,10 @@ def _train_epoch(
     total, slides = 0.0, 0
     for batch in batches:
         tiles, mask, target = (part.to(fabric.device) for part in batch[:3])
-        logits = model(random_symmetry(tiles) if augment else tiles, mask).logits_BK
+        try:
+            logits = model(random_symmetry(tiles) if augment else tiles, mask).logits_BK
+        except ValueError as error:  # batch norm has nothing to take a mean of
+            raise ModelError(f"{error}; raise --train-px or --batch-size, or tile with more --instances") from error
         loss = nn.functional.cross_entropy(logits, target)
         optimizer.zero_grad()
         fabric.backward(loss)

@@ -48,19 +48,28 @@ def load_run(folder: Path, device: torch.device) -> Run:
     if not folder.is_dir():
         raise RunError(f"no such run: {str(folder)!r}; give the folder that train.py wrote")
     models, cards = zip(*(load_model(fold) for fold in fold_folders(folder)), strict=True)
+    for card in cards[1:]:
+        if (card.model, card.classes, card.tile_spec) != (cards[0].model, cards[0].classes, cards[0].tile_spec):
+            raise RunError(
+                f"the folds {cards[0].fold} and {card.fold} of the run {str(folder)!r} differ in model, classes or "
+                "tiles and cannot be averaged; train again"
+            )
     return Run(tuple(model.to(device) for model in models), cards[0], device)
 
 
 def fold_folders(folder: Path) -> list[Path]:
     """The folders of all folds of a finished run; raises RunError where it is not finished."""
     try:
-        folds = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))["folds"]
+        content = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        folds = [folder / f"fold_{int(fold['fold'])}" for fold in content["folds"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"the run {str(folder)!r} is not finished (it has no {METRICS_FILE}); "
             "let train.py end, or train again into another folder"
         ) from error
-    return [folder / f"fold_{fold['fold']}" for fold in folds]
+    if not folds:
+        raise RunError(f"the run {str(folder)!r} has no folds in its {METRICS_FILE}; train again")
+    return folds
 
 
 @torch.inference_mode()
@@ -111,7 +120,7 @@ def prediction_row(
 def write_predictions(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write a predictions table as CSV, whole or not at all; probabilities keep all their digits."""
     with replacing(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n", errors="backslashreplace")
 
 
 def read_predictions(path: Path, classes: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:

@@ -48,5 +48,5 @@ class TrainSpec:
         check(
             self, SettingsError, folds=at_least(2), epochs=at_least(1), patience=at_least(1), batch_size=at_least(1),
             loader_workers=at_least(0), valid_share=between(0.01, 0.5), lr=at_least(0), lr_end=at_least(0),
-            weight_decay=at_least(0),
+            weight_decay=at_least(0), seed=at_least(0),
         )  # fmt: skip

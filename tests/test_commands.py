@@ -87,6 +87,7 @@ class TestTile:
         [
             ("sizes: 3\n", "option 'sizes' is not accepted in '{path}'"),
             ("size: large\n", "--size 'large' is not a whole number"),
+            ("size: null\n", "--size needs a value, not null"),
             ("size: [1\n", "'{path}' is no YAML file of settings"),
         ],
     )
@@ -263,6 +264,50 @@ class TestInfer:
         assert "is no slide that can be read" in errors["bad"]
         assert "is not a complete bag" in errors["s01"]
         assert "was made with another quality than the run was trained on" in errors["s02"]
+
+    def test_one_slide_gone_wrong_costs_no_other(
+        self, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bags = Path(shutil.copytree(trained.bags, tmp_path / "bags"))
+        (bags / "s03.h5").rename(bags / "cost $_^$.h5")
+        from mil import predict
+
+        real = predict.predict_bag
+
+        def sometimes(run: object, bag: object) -> object:
+            if bag.header.slide_id == "s05":  # type: ignore[attr-defined]
+                raise RuntimeError("out of memory")
+            return real(run, bag)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(predict, "predict_bag", sometimes)
+        out = tmp_path / "scores.csv"
+        flags = ["--run", str(trained.run), "--bags", str(bags), "--out", str(out), "--heatmaps", str(tmp_path / "h")]
+        assert infer.main(flags) == 1
+        errors = pd.read_csv(out).set_index("slide_id")["error"].dropna()
+        assert sorted(errors.index) == ["s03", "s05"]
+        assert errors["s03"].endswith("is gone; tile its slide again")
+        assert "unexpected RuntimeError (out of memory)" in errors["s05"]
+        assert (tmp_path / "h" / "cost $_^$.png").exists()
+
+    def test_interrupted_scoring_keeps_what_it_has(
+        self, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from mil import predict
+
+        real, seen = predict.predict_bag, []
+
+        def interrupted(run: object, bag: object) -> object:
+            seen.append(bag)
+            if len(seen) == 4:
+                raise KeyboardInterrupt
+            return real(run, bag)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(predict, "predict_bag", interrupted)
+        out = tmp_path / "scores.csv"
+        assert infer.main(["--run", str(trained.run), "--bags", str(trained.bags), "--out", str(out)]) == 130
+        scores = pd.read_csv(out)
+        assert scores["status"].tolist() == ["ok"] * 3 + ["failed"] * 9
+        assert scores["error"].iloc[-1].startswith("the scoring was interrupted before this slide")
 
     def test_wrong_input(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
         run, out = ("--run", trained.run), ("--out", tmp_path / "scores.csv")

@@ -11,7 +11,7 @@ from tiling import cli
 
 def main(argv: list[str] | None = None) -> int:
     """Tile slides; status 0 if all went well, 1 if some slide failed, 2 for wrong input."""
-    return cli.run(_parser(), _work, argv)
+    return cli.run(_parser, _work, argv)
 
 
 def _parser() -> ArgumentParser:

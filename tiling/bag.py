@@ -191,7 +191,12 @@ def _header(file: h5py.File) -> BagHeader:
             f"{file.filename!r} has bag format {attrs['format_version']}, this program reads {FORMAT_VERSION}; "
             "tile its slide again or use the version that wrote it"
         )
-    mpp = float(attrs["mpp"])
+    mpp, codec, spec = float(attrs["mpp"]), str(attrs["codec"]), json.loads(attrs["spec"])
+    if codec not in CODECS or not isinstance(spec, dict) or len(file["tiles"]) == 0:
+        raise BagError(
+            f"{file.filename!r} has tiles of codec {codec!r}, {len(file['tiles'])} of them, which this program cannot "
+            "use; tile its slide again"
+        )
     return BagHeader(
         slide_id=str(attrs["slide_id"]),
         slide_path=str(attrs["slide_path"]),
@@ -200,8 +205,8 @@ def _header(file: h5py.File) -> BagHeader:
         height_px=int(attrs["height_px"]),
         mpp=None if np.isnan(mpp) else mpp,
         vendor=str(attrs["vendor"]),
-        spec=json.loads(attrs["spec"]),
-        codec=str(attrs["codec"]),
+        spec=spec,
+        codec=codec,
         tiles=len(file["tiles"]),
         side0_px=int(attrs["side0_px"]),
         overview_downsample=float(file["overview"].attrs["downsample"]),

@@ -1,7 +1,9 @@
 """Many slides to bags: worker processes, resuming, the manifest, failures."""
 
+import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -10,7 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +26,8 @@ from tiling.sources import SlideRef
 from tiling.tile import NO_TISSUE, TileSpec, tile_slide
 
 Result = TypeVar("Result")
+
+_SAVE_EVERY_S = 30.0  # how much of the manifest a killed batch may lose
 
 
 def tile_batch(
@@ -37,6 +42,7 @@ def tile_batch(
     before = read_manifest(out)
     rows = {} if overwrite else {s.slide_id: row for s in slides if (row := _finished(s, spec, out, before))}
     todo = [slide for slide in slides if slide.slide_id not in rows]
+    saved = time.monotonic()
     try:
         with progress(len(slides), "slide", "tiling", initial=len(rows)) as bar:
             for slide, result in run_slides(partial(_tile_one, spec, out), todo, workers):
@@ -45,9 +51,17 @@ def tile_batch(
                 if row.error:
                     bar.write(f"{row.status}: {row.slide_id}: {row.error}", file=sys.stderr)
                 bar.update()
+                if time.monotonic() - saved > _SAVE_EVERY_S:
+                    _save(out, rows)
+                    saved = time.monotonic()
     finally:
-        write_manifest(out, {**before, **rows})
+        _save(out, rows)
     return [rows[slide.slide_id] for slide in slides]
+
+
+def _save(out: Path, rows: dict[str, ManifestRow]) -> None:
+    """Bring the manifest up to date; rows that another command wrote meanwhile stay."""
+    write_manifest(out, {**read_manifest(out), **rows})
 
 
 def run_slides(
@@ -108,12 +122,11 @@ def _size_of(path: Path) -> int | None:
 
 def _tile_one(spec: TileSpec, out: Path, slide: SlideRef) -> ManifestRow:
     start = time.perf_counter()
-    bag = tile_slide(slide.path, spec, slide.slide_id, slide.mpp)
     path = bag_path(out, slide.slide_id)
+    path.unlink(missing_ok=True)  # it is damaged or to be overwritten, and must not outlive a failure
+    bag = tile_slide(slide.path, spec, slide.slide_id, slide.mpp)
     if len(bag):
         write_bag(path, bag)
-    else:
-        path.unlink(missing_ok=True)  # an older bag of another spec would pass for this one
     status, error = ("done", "") if len(bag) else ("empty", NO_TISSUE)
     return ManifestRow(slide.slide_id, str(slide.path), status, len(bag), time.perf_counter() - start, error)
 
@@ -135,20 +148,39 @@ def _run_until_crash(
 ) -> Generator[tuple[SlideRef, Result | Exception], None, list[SlideRef]]:
     """Work through `waiting` until it is empty or a worker dies; gives back the slides that were under way then."""
     running: dict[Future[Result], SlideRef] = {}
-    # Ctrl-C reaches the workers too: they end what they are at, and the batch says that it was interrupted.
-    deaf = signal.SIGINT, signal.SIG_IGN
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=signal.signal, initargs=deaf)
-    with pool, suppress(BrokenProcessPool):
-        while waiting or running:
-            while waiting and len(running) < 2 * workers:
-                running[pool.submit(task, waiting[0])] = waiting[0]
-                waiting.popleft()
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                try:
-                    result: Result | Exception = future.result()
-                except BrokenProcessPool:
-                    raise
-                except Exception as error:  # noqa: BLE001  # a row says what it was, and the batch goes on
-                    result = error
-                yield running.pop(future), result
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+    try:
+        with suppress(BrokenProcessPool):
+            while waiting or running:
+                while waiting and len(running) < 2 * workers:
+                    running[pool.submit(task, waiting[0])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    try:
+                        result: Result | Exception = future.result()
+                    except BrokenProcessPool:
+                        raise
+                    except Exception as error:  # noqa: BLE001  # a row says what it was, and the batch goes on
+                        result = error
+                    yield running.pop(future), result
+    except BaseException:
+        # Interrupted: files are written whole or not at all, so the workers can be ended where they are.
+        for worker in active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
     return list(running.values())
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when the parent has ended, however it did."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

@@ -56,7 +56,7 @@ def settings_from(args: Namespace, settings: type[Settings]) -> Settings:
 
 
 def run(
-    parser: ArgumentParser,
+    make: Callable[[], ArgumentParser],
     work: Callable[[Namespace], int],
     argv: list[str] | None,
     errors: tuple[type[Exception], ...] = (TilingError,),
@@ -66,12 +66,16 @@ def run(
     What a user can cause, a wrong flag or one of `errors`, is one sentence on stderr and status 2.
     """
     argv = sys.argv[1:] if argv is None else argv
+    parser = make()
     try:
         return work(parser.parse_args(argv))
     except ArgumentError as error:
         return _complain(parser, explain(str(error), argv))
     except errors as error:
-        return _complain(parser, str(error))
+        # A loader's worker sends its traceback along, with the sentence in the last line.
+        return _complain(parser, str(error).strip().splitlines()[-1])
+    except OSError as error:
+        return _complain(parser, f"{error.filename or 'a file'!r}: {error.strerror or error}; check path and disk")
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return INTERRUPTED

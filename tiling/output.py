@@ -41,7 +41,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(header)
         table.writerows(rows)

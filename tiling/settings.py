@@ -1,5 +1,6 @@
 """How a setting is declared: once, as a field of the frozen dataclass beside the code that uses it."""
 
+import math
 from dataclasses import field, fields
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -30,7 +31,7 @@ def between(least: float, most: float) -> Range:
 
 
 def check(settings: Any, error: type[Exception], **ranges: Range) -> None:
-    """Raise `error` where a number is out of its range or a choice is none of its options; None is always allowed."""
+    """Raise `error` for a number out of its range, a choice that is none of its options, or None for a needed value."""
     hints = get_type_hints(type(settings))
     for each in fields(settings):
         name, value = each.name, getattr(settings, each.name)
@@ -38,7 +39,13 @@ def check(settings: Any, error: type[Exception], **ranges: Range) -> None:
         options = get_args(hints[name]) if get_origin(hints[name]) is Literal else None
         if options is not None and value not in options:
             raise error(f"{flag} is one of {', '.join(options)}, not {value!r}")
-        if value is None or name not in ranges:
+        if value is None:
+            if type(None) not in get_args(hints[name]):
+                raise error(f"{flag} needs a value, not null")
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise error(f"{flag} must be a finite number, not {value!r}")
+        if name not in ranges:
             continue
         allowed = ranges[name]
         if not value >= allowed.least or (allowed.most is not None and value > allowed.most):

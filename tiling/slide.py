@@ -134,7 +134,7 @@ def open_slide(path: str | os.PathLike[str]) -> Slide:
         raise SlideError(f"no such file: {str(path)!r}; check the path")
     try:
         return _open_with_openslide(path)
-    except openslide.OpenSlideError as error:
+    except (openslide.OpenSlideError, pyvips.Error) as error:
         refusal = _cause(error, path)
     try:
         return _open_with_vips(path)
@@ -236,6 +236,7 @@ class _TiffPage(NamedTuple):
     size_px: tuple[int, int]
     is_tiled: bool
     compression: int
+    is_sparse: bool  # some tiles have no bytes: OpenSlide shows background there, libvips fails
 
 
 def _tiff_pages(path: Path) -> list[_TiffPage]:
@@ -244,7 +245,9 @@ def _tiff_pages(path: Path) -> list[_TiffPage]:
     try:
         with tifffile.TiffFile(path) as tiff:
             return [
-                _TiffPage((page.imagewidth, page.imagelength), page.is_tiled, int(page.compression))
+                _TiffPage(
+                    (page.imagewidth, page.imagelength), page.is_tiled, int(page.compression), 0 in page.databytecounts
+                )
                 for page in (each.aspage() for each in tiff.pages)
             ]
     except Exception:  # noqa: BLE001  # it raises whatever a damaged table leads it to; the readers judge the file
@@ -256,7 +259,7 @@ def _jpeg_pages(path: Path) -> dict[tuple[int, int], int]:
     return {
         page.size_px: index
         for index, page in reversed(list(enumerate(_tiff_pages(path))))
-        if page.is_tiled and page.compression == tifffile.COMPRESSION.JPEG
+        if page.is_tiled and not page.is_sparse and page.compression == tifffile.COMPRESSION.JPEG
     }
 
 

@@ -25,15 +25,20 @@ def find_slides(sources: Iterable[Path]) -> list[SlideRef]:
     Raises InputError where a source is missing or holds no slide, or where two slides have one name.
     """
     found: list[SlideRef] = []
+    sources = list(sources)
+    named_dicom = [source for source in sources if source.suffix.lower() == ".dcm" and source.is_file()]
     for source in sources:
         if source.is_dir():
             found += _slides_in_folder(source)
         elif source.suffix.lower() == ".csv" and source.is_file():
             found += _slides_in_table(source)
+        elif source in named_dicom:
+            continue
         elif source.is_file():
             found.append(SlideRef(source.stem, source))
         else:
             raise InputError(f"no such file or folder: {str(source)!r}; check the path")
+    found += _dicom_slides(named_dicom)
     _refuse_duplicates(found)
     return found
 
@@ -67,7 +72,7 @@ def _dicom_slides(files: list[Path]) -> list[SlideRef]:
         first.setdefault((path.parent, series_uid(path) or path.name), path)
     series_in = [parent for parent, _ in first]
     return [
-        SlideRef(parent.name if series_in.count(parent) == 1 else path.stem, path)
+        SlideRef(parent.resolve().name if series_in.count(parent) == 1 else path.stem, path)
         for (parent, _), path in first.items()
     ]
 

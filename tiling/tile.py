@@ -17,7 +17,7 @@ from tiling.tissue import tissue_mask
 
 DEFAULT_LONGEST_EDGE_PX = 20000
 
-NO_TISSUE = "no tissue was found; look at the slide, or lower --min-tissue"
+NO_TISSUE = "no tissue was found, or no cell has enough of it; look at the slide, or lower --min-tissue"
 
 _MAP_PX = 1280  # the longest side of the picture on which tissue is found, in whole pixels a cell
 _CELL_PX = (8, 512)  # the fewest and most map pixels a cell gets
@@ -33,7 +33,8 @@ class TileSpec:
     size: int = setting(1024, "side of a tile in pixels")
     longest_edge: int | None = setting(
         None,
-        f"scale: reduce the slide's longest side to this many pixels ({DEFAULT_LONGEST_EDGE_PX} if no scale is given)",
+        "scale: bring the slide's longest side to this many pixels, enlarging a smaller slide "
+        f"({DEFAULT_LONGEST_EDGE_PX} if no scale is given)",
     )
     mpp: float | None = setting(None, "scale: micrometres per pixel of the tiles")
     downsample: float | None = setting(None, "scale: level-0 pixels per pixel of the tiles")
@@ -46,7 +47,9 @@ class TileSpec:
         scales = {name: getattr(self, name) for name in ("longest_edge", "mpp", "downsample")}
         given = [name for name, value in scales.items() if value is not None]
         if len(given) > 1:
-            raise InputError(f"give one scale, not {len(given)} ({', '.join(given)})")
+            raise InputError(
+                f"give one scale, not {len(given)} ({', '.join(given)}); null takes one back that a YAML file gives"
+            )
         if not given:
             object.__setattr__(self, "longest_edge", DEFAULT_LONGEST_EDGE_PX)
         check(

@@ -65,6 +65,19 @@ def test_damaged_card(folder: Path, text: str) -> None:
         load_model(folder)
 
 
+@pytest.mark.parametrize("spec", [None, {}, {"instances": None}])
+def test_tile_spec_of_no_use(folder: Path, spec: object) -> None:
+    change(folder, tile_spec=spec)
+    with pytest.raises(RunError, match="is no model card"):
+        load_model(folder)
+
+
+def test_card_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.json").mkdir()
+    with pytest.raises(RunError, match="is no model card"):
+        load_model(tmp_path)
+
+
 def test_unknown_setting(folder: Path) -> None:
     change(folder, model={"backbone": "test_resnet", "colour": "blue"})
     with pytest.raises(RunError, match="is no model card .*colour"):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mil.errors import LabelsError
-from mil.folds import deal, inner_validation, make_folds
+from mil.folds import deal, inner_validation, make_folds, make_splits
 from mil.labels import Labels
 
 
@@ -40,6 +40,8 @@ def test_patients_of_any_size_are_shared_out(seed: int) -> None:
     assert (pd.Series(part).groupby(patients).nunique() == 1).all()
     counts = pd.crosstab(part, table["target"])
     assert (counts.max() - counts.min() <= 6).all()  # at most one patient's slides apart
+    sizes_of_folds = np.bincount(part)
+    assert sizes_of_folds.max() / sizes_of_folds.min() < 1.1
 
 
 def test_patient_with_two_classes_stays_whole() -> None:
@@ -66,6 +68,14 @@ class TestGiven:
     def test_used_as_given(self) -> None:
         labels = make_labels(4, 1, fold=["b", "a", "b", "c"])
         assert make_folds(labels, 5, 0).tolist() == [1, 0, 1, 2]
+
+    def test_numbers_are_sorted_as_numbers(self) -> None:
+        assert make_folds(make_labels(4, 1, fold=["10", "2", "1", "2"]), 5, 0).tolist() == [2, 1, 0, 1]
+
+    def test_fold_that_leaves_no_class_to_train_on(self) -> None:
+        labels = make_labels(4, 1, fold=["0", "1", "0", "1"])  # fold and class are the same
+        with pytest.raises(LabelsError, match="without fold 0 no slide of the label 'class 0' is left to train on"):
+            make_splits(labels, make_folds(labels, 2, 0), 0.2, 0)
 
     def test_patient_in_two(self) -> None:
         with pytest.raises(LabelsError, match="the patient 'p0' is in more than one fold"):

@@ -30,6 +30,15 @@ def test_order_of_classes(tmp_path: Path, labels: str, classes: tuple[str, ...])
     assert read_labels(write(tmp_path, "slide_id,label\n" + rows)).classes == classes
 
 
+def test_blanks_make_no_other_patient_class_or_fold(tmp_path: Path) -> None:
+    text = "slide_id , label,patient_id,fold\na,1,p ,1\n b,1 , p,1 \nc,0,  ,2\n"
+    labels = read_labels(write(tmp_path, text))
+    assert labels.classes == ("0", "1")
+    assert labels.table["slide_id"].tolist() == ["a", "b", "c"]
+    assert labels.table["patient_id"].tolist() == ["p", "p", "c"]
+    assert labels.table["fold"].tolist() == ["1", "1", "2"]
+
+
 def test_fold_column_is_kept(tmp_path: Path) -> None:
     labels = read_labels(write(tmp_path, "slide_id,label,fold\na,x,0\nb,y,1\n"))
     assert labels.table["fold"].tolist() == ["0", "1"]
@@ -45,6 +54,7 @@ def test_fold_column_is_kept(tmp_path: Path) -> None:
         ("slide_id,label\na,1\nb,0\na,1\n", "row 4 .* has the slide 'a' again; keep one of its rows"),
         ("slide_id,label\na,1\nb,1\n", r"has one class only \(1\); training needs two"),
         ("", "cannot read the labels table"),
+        ("slide_id,label,label\na,1,0\n", "has the column 'label' twice"),
         ("slide_id,label\n", "has no rows; add a row a slide"),
     ],
 )

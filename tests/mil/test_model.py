@@ -143,6 +143,10 @@ class TestRefused:
             TrainSpec(folds=1)
         with pytest.raises(SettingsError, match="--valid-share must be from 0.01 to 0.5, not 0.9"):
             TrainSpec(valid_share=0.9)
+        with pytest.raises(SettingsError, match="--seed must be at least 0, not -1"):
+            TrainSpec(seed=-1)
+        with pytest.raises(SettingsError, match="--epochs needs a value, not null"):
+            TrainSpec(epochs=None)  # type: ignore[arg-type]
 
 
 def test_milnet_is_a_module_of_its_parts() -> None:

@@ -1,6 +1,7 @@
 """Scores are the mean of the folds, on the bag alone."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,19 @@ class TestRefused:
         (tmp_path / "metrics.json").write_text(json.dumps({"folds": [{"fold": 0}]}))
         with pytest.raises(RunError, match=r"no such file: .*fold_0/model\.json"):
             load_run(tmp_path, torch.device("cpu"))
+
+    @pytest.mark.parametrize("content", ["null", "[1]", '{"folds": null}', '{"folds": [1]}', '{"folds": []}', "x"])
+    def test_damaged_metrics(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(RunError, match=r"is not finished|has no folds"):
+            load_run(tmp_path, torch.device("cpu"))
+
+    def test_folds_of_different_classes(self, trained: Trained, tmp_path: Path) -> None:
+        run = Path(shutil.copytree(trained.run, tmp_path / "run"))
+        card = run / "fold_1" / "model.json"
+        card.write_text(card.read_text().replace("tumour", "lesion"))
+        with pytest.raises(RunError, match="the folds 0 and 1 of the run .* differ in model, classes or tiles"):
+            load_run(run, torch.device("cpu"))
 
     def test_device_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -19,7 +19,7 @@ from mil.metrics import auc
 from mil.run import train_run
 from mil.settings import ModelSpec, TrainSpec
 from tests.conftest import Trained
-from tiling.bag import read_bag
+from tiling.bag import Bag, read_bag
 
 MODEL = ModelSpec(backbone="test_resnet", train_px=32)
 SPEC = TrainSpec(folds=2, epochs=2, lr=1e-3, device="cpu")
@@ -154,6 +154,16 @@ def test_skipped_slides_keep_a_row(cohort_of_bags: Cohort, tmp_path: Path) -> No
 def test_diverged_training_is_an_error(cohort_of_bags: Cohort) -> None:
     spec = TrainSpec(folds=2, epochs=3, lr=1e20, device="cpu")
     with pytest.raises(ModelError, match=r"the loss of fold 0 became .* in epoch \d; lower --lr"):
+        train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec)
+
+
+def test_batch_of_one_tile_is_an_error_that_helps(cohort_of_bags: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_tile(bag: Bag, px: int) -> torch.Tensor:
+        return torch.zeros(1, 3, px, px, dtype=torch.uint8)
+
+    monkeypatch.setattr("mil.data.bag_tensor", one_tile)
+    spec = TrainSpec(folds=2, epochs=1, batch_size=1, device="cpu")
+    with pytest.raises(ModelError, match="Expected more than 1 value .*; raise --train-px or --batch-size"):
         train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec)
 
 

@@ -121,6 +121,19 @@ class TestRefused:
         with pytest.raises(BagError, match="is not a complete bag"):
             read_bag(tmp_path / "a.h5")
 
+    @pytest.mark.parametrize(("name", "value"), [("codec", "jxl"), ("spec", "[1]")])
+    def test_attributes_of_no_use(self, tmp_path: Path, name: str, value: str) -> None:
+        write_bag(tmp_path / "a.h5", make_bag())
+        with h5py.File(tmp_path / "a.h5", "r+") as file:
+            file.attrs[name] = value
+        with pytest.raises(BagError, match="which this program cannot use; tile its slide again"):
+            read_bag(tmp_path / "a.h5")
+
+    def test_without_tiles(self, tmp_path: Path) -> None:
+        write_bag(tmp_path / "a.h5", make_bag(0))
+        with pytest.raises(BagError, match="0 of them"):
+            read_bag(tmp_path / "a.h5")
+
     def test_lengths_differ(self, tmp_path: Path) -> None:
         write_bag(tmp_path / "a.h5", replace(make_bag(), x0=np.arange(7)))
         with pytest.raises(BagError, match="arrays of different lengths"):

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import CohortFiles, make_cohort, paint
+from tests.conftest import TILING_FLAGS, CohortFiles, make_cohort, paint
 from tiling.batch import run_slides, tile_batch
 from tiling.errors import InputError, SlideError
 from tiling.manifest import ManifestRow, read_manifest, write_manifest
@@ -14,6 +17,7 @@ from tiling.slide import write_pyramid
 from tiling.sources import SlideRef, find_slides
 from tiling.tile import TileSpec
 
+ROOT = Path(__file__).parents[2]
 SPEC = TileSpec(size=32, downsample=1, instances=6)
 
 
@@ -85,6 +89,20 @@ class TestOneBatch:
         with pytest.raises(InputError, match="made from another file or with another mpp"):
             tile_batch([slides[0]._replace(path=files.slides / "bare.tiff")], SPEC, out, workers=1)
 
+    def test_overwriting_a_bag_with_a_failure_removes_it(self, files: CohortFiles, tmp_path: Path) -> None:
+        out, slides = tmp_path / "bags", find_slides([files.slides / "s00.tiff"])
+        tile_batch(slides, SPEC, out, workers=1)
+        slides[0].path.write_bytes(slides[0].path.read_bytes()[:3000])
+        assert tile_batch(slides, SPEC, out, workers=1, overwrite=True)[0].status == "failed"
+        assert bytes_of(out) == {}
+
+    def test_name_that_is_not_utf8_costs_no_table(self, files: CohortFiles, tmp_path: Path) -> None:
+        odd = Path(os.fsdecode(os.fsencode(files.slides) + b"/lat\xe9.tiff"))
+        (files.slides / "s00.tiff").rename(odd)
+        rows = tile_batch(find_slides([files.slides]), SPEC, tmp_path / "bags", workers=2)
+        assert [row.status for row in rows][-2:] == ["done", "done"]
+        assert "lat\\udce9" in read_manifest(tmp_path / "bags")
+
     def test_overwriting_a_bag_with_nothing_removes_it(self, files: CohortFiles, tmp_path: Path) -> None:
         out = tmp_path / "bags"
         tile_batch(find_slides([files.slides / "s00.tiff"]), SPEC, out, workers=1)
@@ -139,6 +157,36 @@ def test_error_nobody_foresaw_is_a_row_too(tmp_path: Path, monkeypatch: pytest.M
     row = tile_batch(slides, SPEC, tmp_path / "bags", workers=1)[0]
     assert (row.status, row.tiles) == ("failed", 0)
     assert row.error.endswith("a.svs' met an unexpected ZeroDivisionError (division by zero); please report it")
+
+
+@pytest.mark.slow
+def test_interrupted_twice_ends_at_once_and_goes_on_later(cohort: CohortFiles, tmp_path: Path) -> None:
+    """Two Ctrl-C, to the whole group as a terminal sends them: no worker stays, and the rest is made the next time."""
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for index in range(60):
+        (slides / f"c{index:02d}.tiff").symlink_to(cohort.slides / f"s{index % 12:02d}.tiff")
+    out = tmp_path / "bags"
+    command = [sys.executable, "-m", "tiling", str(slides), "--out", str(out), *TILING_FLAGS]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while len(list(out.glob("*.h5"))) < 3:
+        time.sleep(0.01)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+    process.communicate()
+    assert process.returncode != 0
+    with pytest.raises(ProcessLookupError):
+        for _ in range(200):
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+    before = bytes_of(out)
+    assert 3 <= len(before) < 60
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    after = bytes_of(out)
+    assert len(after) == 60
+    assert {name: after[name] for name in before} == before
+    assert list(out.glob(".*")) == []
 
 
 class TestManifest:

@@ -161,6 +161,20 @@ class TestBadFiles:
             open_slide(real_data / "slides_odd" / "CMU-1-Small-Region.jp2.tiff")
 
 
+def test_sparse_pages_are_left_to_openslide(tmp_path: Path) -> None:
+    """A tile of no bytes is background for OpenSlide, an error for libvips."""
+    import tifffile
+
+    write_pyramid(tmp_path / "a.tiff", np.full((600, 600, 3), 120, np.uint8))
+    with tifffile.TiffFile(tmp_path / "a.tiff", mode="r+") as tiff:
+        counts = list(tiff.pages[0].databytecounts)
+        tiff.pages[0].tags["TileByteCounts"].overwrite([0, *counts[1:]])
+    slide = open_slide(tmp_path / "a.tiff")
+    pixels = slide.read_region(0, 0, 600, 600, (600, 600))
+    assert (pixels[:256, :256] == 255).all()
+    np.testing.assert_allclose(pixels[:256, 256:512].mean(), 120, atol=1)
+
+
 def test_dicom_that_says_rgb_and_is_ycbcr(real_data: Path) -> None:
     """A conversion of CMU-1-Small-Region.svs whose photometric tag is wrong has the colours of its original."""
     dicom = open_slide(real_data / "slides_vendor" / "dicom_cmu1" / "level-0-frames-0-30.dcm")

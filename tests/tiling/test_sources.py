@@ -92,6 +92,7 @@ def test_dicom_series_is_one_slide_with_the_name_of_its_folder(real_data: Path, 
     slides = find_slides([series.parent])
     dicom = [slide for slide in slides if slide.path.suffix == ".dcm"]
     assert dicom == [SlideRef("dicom_cmu1", series / "level-0-frames-0-30.dcm")]
+    assert find_slides(sorted(series.iterdir())) == dicom  # named one by one, it is still one slide
     # Beside another series its name is that of its first file.
     shutil.copytree(series, tmp_path / "both")
     shutil.copy(real_data / "slides_odd" / "boxes_0.dcm", tmp_path / "both")

@@ -117,7 +117,7 @@ class TestTileSpec:
             ({"instances": 0}, "--instances must be at least 1, not 0"),
             ({"size": -5}, "--size must be at least 8, not -5"),
             ({"mpp": 0.0}, "--mpp must be at least 0.01, not 0.0"),
-            ({"downsample": float("nan")}, "--downsample must be at least 0.01, not nan"),
+            ({"downsample": float("nan")}, "--downsample must be a finite number, not nan"),
             ({"min_tissue": 1.5}, "--min-tissue must be from 0 to 1, not 1.5"),
             ({"quality": 101}, "--quality must be from 1 to 100, not 101"),
             ({"rank": "best"}, "--rank is one of tissue, darkness, uniform, not 'best'"),

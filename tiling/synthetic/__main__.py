@@ -10,7 +10,7 @@ from tiling import cli
 
 def main(argv: list[str] | None = None) -> int:
     """Make a cohort; status 0 if it went well, 2 for wrong input."""
-    return cli.run(_parser(), _work, argv)
+    return cli.run(_parser, _work, argv)
 
 
 def _parser() -> ArgumentParser:

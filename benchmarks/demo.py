@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 MARK = "made-by-gigabag-demo"  # only a folder that holds this file is emptied
+LEAST_SLIDES = 12  # a smaller cohort has none of the faulty slides that the demo is to show
 LESION_SHARE = 0.25  # a tile is a lesion tile if at least this much of it is lesion
 
 
@@ -28,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--slides", type=int, default=40, help="slides to train on")
     parser.add_argument("--held-out", type=int, default=20, help="slides to score")
     args = parser.parse_args(argv)
+    if min(args.slides, args.held_out) < LEAST_SLIDES:
+        parser.error(f"--slides and --held-out are at least {LEAST_SLIDES} each")
     try:
         empty(args.out)
     except OSError as error:

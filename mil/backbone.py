@@ -43,7 +43,7 @@ class Backbone(nn.Module):
         except (RuntimeError, AssertionError, ValueError) as error:
             if isinstance(error, ModelError):
                 raise
-            cause = " ".join(str(error).split())[:200]
+            cause = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(
                 f"the backbone {type(self.net).__name__} does not take pictures of {px} px ({cause}); "
                 "choose another --train-px"

@@ -1,5 +1,6 @@
 """Plots of a run."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def draw_learning_curves(path: Path, logs: Sequence[Sequence[EpochLog]]) -> None
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all, and let go of it."""
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in another script: boxes stand for it
         figure.savefig(temporary, format="png", dpi=150)
     plt.close(figure)

@@ -123,6 +123,13 @@ class TestTile:
     def test_no_slides_given(self, refusal: Refusal, tmp_path: Path) -> None:
         assert "slides" in refusal(tile.main, "--out", tmp_path)
 
+    @pytest.mark.parametrize("name", ["demo", "slide16"])
+    def test_presets_are_accepted(self, name: str, tmp_path: Path, refusal: Refusal) -> None:
+        """Up to the slides, which do not exist."""
+        preset = ROOT / "configs" / f"{name}.tiling.yaml"
+        found = refusal(tile.main, tmp_path / "none", "--out", tmp_path / "bags", "--config", preset)
+        assert "no such file or folder" in found
+
 
 class TestTrain:
     def arguments(self, trained: Trained, out: Path, **replaced: object) -> list[object]:
@@ -269,7 +276,7 @@ class TestInfer:
         self, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         bags = Path(shutil.copytree(trained.bags, tmp_path / "bags"))
-        (bags / "s03.h5").rename(bags / "cost $_^$.h5")
+        (bags / "s03.h5").rename(bags / "cost $_^$ 肾.h5")
         from mil import predict
 
         real = predict.predict_bag
@@ -287,7 +294,7 @@ class TestInfer:
         assert sorted(errors.index) == ["s03", "s05"]
         assert errors["s03"].endswith("is gone; tile its slide again")
         assert "unexpected RuntimeError (out of memory)" in errors["s05"]
-        assert (tmp_path / "h" / "cost $_^$.png").exists()
+        assert (tmp_path / "h" / "cost $_^$ 肾.png").exists()
 
     def test_interrupted_scoring_keeps_what_it_has(
         self, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -339,5 +346,14 @@ class TestInfer:
 @pytest.mark.parametrize("command", [["-m", "tiling"], ["train.py"], ["infer.py"]])
 def test_help(command: list[str]) -> None:
     done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: ")
+    assert done.stdout.startswith(f"usage: {'python -m tiling' if command[0] == '-m' else command[0]} ")
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("name", "main"), [("tile", tile.main), ("train", train.main), ("infer", infer.main)])
+def test_console_script_calls_itself_by_its_name(
+    name: str, main: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"/bin/gigabag-{name}"])
+    assert main([]) == 2
+    assert capsys.readouterr().err.startswith(f"gigabag-{name}: error: ")

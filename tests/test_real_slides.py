@@ -52,6 +52,16 @@ def test_whole_road_on_real_slides(real_data: Path, tmp_path: Path) -> None:
         assert np.mean(shares) > max(0.2, tissue_mask(bag.overview_rgb()).mean())
 
 
+def test_settings_left_alone_give_the_published_recipe(real_data: Path, tmp_path: Path) -> None:
+    """A slide whose long side is under 20000 px is enlarged to it."""
+    slide = real_data / "slides" / "ICE1-WDNET-duodenum_HE.svs"
+    assert tile.main([str(slide), "--out", str(tmp_path), "--workers", "1"]) == 0
+    bag = read_bag(tmp_path / "ICE1-WDNET-duodenum_HE.h5")
+    assert len(bag) == 16
+    assert bag.header.side0_px == round(1024 * max(bag.header.width_px, bag.header.height_px) / 20000)
+    assert bag.tile(15).shape == (1024, 1024, 3)
+
+
 @pytest.mark.slow
 def test_odd_slides_give_a_bag_or_a_reason(real_data: Path, tmp_path: Path) -> None:
     """What a batch meets in real life; names are made unique by a table."""

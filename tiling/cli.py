@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import TypeVar, get_type_hints
 
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, Namespace
@@ -18,8 +19,13 @@ Settings = TypeVar("Settings")
 OK, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
-def make_parser(prog: str, description: str) -> ArgumentParser:
-    """An empty parser whose errors are raised, so that `run` can word them."""
+def make_parser(command: str, description: str) -> ArgumentParser:
+    """An empty parser whose errors are raised, so that `run` can word them.
+
+    It calls itself `command`, or by the name of the console script it was started as.
+    """
+    started_as = Path(sys.argv[0]).name
+    prog = started_as if started_as.startswith("gigabag-") else command
     return ArgumentParser(prog=prog, description=description, exit_on_error=False)
 
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 from tiling.bag import bag_path, read_header, write_bag
 from tiling.errors import BagError, InputError, SlideError, TilingError
 from tiling.manifest import ManifestRow, read_manifest, write_manifest
-from tiling.output import make_writable
+from tiling.output import make_writable, sweep
 from tiling.progress import progress
 from tiling.sources import SlideRef
 from tiling.tile import NO_TISSUE, TileSpec, tile_slide
@@ -39,6 +39,7 @@ def tile_batch(
     written or holds a bag of another spec or another file and `overwrite` is false.
     """
     make_writable(out)
+    sweep(out)
     before = read_manifest(out)
     rows = {} if overwrite else {s.slide_id: row for s in slides if (row := _finished(s, spec, out, before))}
     todo = [slide for slide in slides if slide.slide_id not in rows]

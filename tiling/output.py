@@ -10,6 +10,8 @@ from tempfile import TemporaryFile
 
 from tiling.errors import InputError
 
+_TEMPORARY = ".tmp"
+
 
 def make_writable(folder: Path) -> None:
     """Make the folder where it is missing; raises InputError where nothing can be written into it."""
@@ -22,13 +24,31 @@ def make_writable(folder: Path) -> None:
         ) from error
 
 
+def sweep(folder: Path) -> None:
+    """Delete the temporary files that processes of this machine left in `folder` when they were killed."""
+    for path in folder.glob(f".*{_TEMPORARY}"):
+        name, _, pid = path.name.removesuffix(_TEMPORARY).rpartition(".")
+        if name.endswith(f".{socket.gethostname()}") and pid.isdigit() and not _is_running(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, for another user
+        return True
+    return True
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
 
     The name holds host and process, for two machines may write the same bag at once.
     """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_TEMPORARY}")
     try:
         yield temporary
         with temporary.open("rb+") as file:

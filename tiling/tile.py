@@ -118,9 +118,9 @@ def tile_slide(path: Path, spec: TileSpec, slide_id: str | None = None, mpp: flo
 def read_map(slide: Slide, grid: Grid) -> np.ndarray:
     """RGB uint8 of the whole grid at low resolution, white outside the slide, with the same square of pixels a cell.
 
-    Its size follows from the grid alone.
+    Its size follows from the grid alone; a slide smaller than that is not enlarged.
     """
-    cell_px = int(np.clip(_MAP_PX // max(grid.columns, grid.rows), *_CELL_PX))
+    cell_px = min(int(np.clip(_MAP_PX // max(grid.columns, grid.rows), *_CELL_PX)), grid.side0_px)
     width0_px, height0_px = grid.columns * grid.side0_px, grid.rows * grid.side0_px
     return slide.read_region(grid.x0, grid.y0, width0_px, height0_px, (grid.columns * cell_px, grid.rows * cell_px))
 

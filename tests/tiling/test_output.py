@@ -1,10 +1,14 @@
 """Files appear whole or not at all."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tiling.output import make_writable, replacing
+from tiling.output import make_writable, replacing, sweep
 
 
 class TestReplacing:
@@ -21,6 +25,18 @@ class TestReplacing:
             temporary.write_text("new")
             assert not (tmp_path / "a").exists()
         assert (tmp_path / "a").read_text() == "new"
+
+
+def test_sweep_takes_only_what_a_dead_process_of_this_machine_left(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = socket.gethostname()
+    gone = f".a.h5.{here}.{dead.pid}.tmp"
+    stay = [f".a.h5.{here}.{os.getpid()}.tmp", f".a.h5.not-{here}x.{dead.pid}.tmp", ".notes.tmp", "a.h5"]
+    for name in (gone, *stay):
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(stay)
 
 
 def test_make_writable_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -38,7 +39,8 @@ def train_fold(cohort: Cohort, split: Split, model_spec: ModelSpec, spec: TrainS
 
     Raises ModelError where the loss is no longer a number.
     """
-    fabric = Fabric(accelerator=pick_device(spec.device).type, devices=1)
+    # One process, also in a job of Slurm or beside its srun, which Fabric would otherwise ask for.
+    fabric = Fabric(accelerator=pick_device(spec.device).type, devices=1, plugins=LightningEnvironment())
     torch.manual_seed(spec.seed + split.fold)
     loaders = _loaders(cohort, split, model_spec.train_px, spec)
     valid_targets = cohort.labels.table["target"].to_numpy()[split.valid]

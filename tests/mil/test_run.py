@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,18 @@ def test_skipped_slides_keep_a_row(cohort_of_bags: Cohort, tmp_path: Path) -> No
         "it is cut short",
     )
     assert last[["fold", "prob_normal", "prob_tumour", "predicted"]].isna().all()
+
+
+def test_trains_in_one_process_inside_a_job_of_slurm(
+    cohort_of_bags: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With srun at hand, and with tasks that this process is not one of: nothing is asked for, nobody waited for."""
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name, value in {"JOB_ID": "7", "NTASKS": "2", "PROCID": "0", "LOCALID": "0", "NODELIST": "n1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, SPEC)
+    assert len(result.log) == 2
 
 
 def test_diverged_training_is_an_error(cohort_of_bags: Cohort) -> None:

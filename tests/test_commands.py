@@ -67,7 +67,7 @@ class TestTile:
     @pytest.mark.parametrize(
         ("flags", "sentence"),
         [
-            (["--rank", "best"], "--rank 'best' is not one of tissue, darkness, uniform"),
+            (["--rank", "best"], "--rank 'best' is not one of tissue, darkness, texture, uniform"),
             (["--size", "2.5"], "--size '2.5' is not a whole number"),
             (["--longest-edge", "long"], "--longest-edge 'long' is not a whole number or null"),
             (["--mpp", "0.5", "--downsample", "2"], "give one scale, not 2 (mpp, downsample)"),

@@ -15,10 +15,18 @@ MODULES = {
     for path in (ROOT / folder).rglob("*.py")
 } | {name: ROOT / f"{name}.py" for name in ("train", "infer")}
 ONLY_IMPORTED_BY = {
-    "openslide": "tiling.slide", "pyvips": "tiling.slide", "tifffile": "tiling.slide",
-    "h5py": "tiling.bag", "simplejpeg": "tiling.bag", "timm": "mil.backbone",
+    "openslide": "tiling.slide", "pyvips": "tiling.slide", "tifffile": "tiling.tiff",
+    "h5py": "tiling.bag", "timm": "mil.backbone",
 }  # fmt: skip
-LEAVES = {"tiling.rank", "tiling.resample", "tiling.tissue", "mil.metrics", "mil.pooling"}
+LEAVES = {
+    "tiling.rank",
+    "tiling.resample",
+    "tiling.sketch",
+    "tiling.tiff",
+    "tiling.tissue",
+    "mil.metrics",
+    "mil.pooling",
+}
 MIL_MAY_USE = {f"tiling.{name}" for name in "bag errors manifest output progress settings slide".split()}
 
 

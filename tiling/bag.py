@@ -62,8 +62,10 @@ CODECS = {"jpeg": Codec(_encode_jpeg, _decode_jpeg), "png": Codec(_encode_png, _
 class BagHeader:
     """What a bag says of its slide and of how it was made; sizes and corners are level-0 pixels.
 
-    `mpp` is µm per level-0 pixel (None where unknown), `slide_bytes` the size of the slide's file, `spec` the
-    settings of the tiler, `side0_px` the side of every tile, `overview_downsample` level-0 pixels per overview pixel.
+    `mpp` is µm per level-0 pixel (None where unknown), `mpp_from` says whether a table, the file, or the default gave
+    it, `slide_bytes` is the size of the slide's file, `spec` the settings of the tiler, `side0_px` the side of every
+    tile, `overview_downsample` level-0 pixels per overview pixel, `overview_seen` the share of the overview that was
+    read and not interpolated.
     """
 
     slide_id: str
@@ -72,12 +74,14 @@ class BagHeader:
     width_px: int
     height_px: int
     mpp: float | None
+    mpp_from: str
     vendor: str
     spec: dict[str, Any]
     codec: str
     tiles: int
     side0_px: int
     overview_downsample: float
+    overview_seen: float
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def write_bag(path: Path, bag: Bag) -> None:
             format=FORMAT, format_version=FORMAT_VERSION, software=software(),
             slide_id=header.slide_id, slide_path=header.slide_path, slide_bytes=header.slide_bytes,
             width_px=header.width_px, height_px=header.height_px,
-            mpp=np.nan if header.mpp is None else header.mpp, vendor=header.vendor,
+            mpp=np.nan if header.mpp is None else header.mpp, mpp_from=header.mpp_from, vendor=header.vendor,
             spec=json.dumps(header.spec, sort_keys=True), codec=header.codec, side0_px=header.side0_px,
         )  # fmt: skip
         tiles = file.create_dataset("tiles", (len(bag),), h5py.vlen_dtype(np.uint8))
@@ -150,6 +154,7 @@ def write_bag(path: Path, bag: Bag) -> None:
             file.create_dataset(name, data=getattr(bag, name))
         overview = file.create_dataset("overview", data=np.frombuffer(bag.overview, np.uint8))
         overview.attrs["downsample"] = header.overview_downsample
+        overview.attrs["seen"] = header.overview_seen
 
 
 def read_header(path: Path) -> BagHeader:
@@ -204,10 +209,12 @@ def _header(file: h5py.File) -> BagHeader:
         width_px=int(attrs["width_px"]),
         height_px=int(attrs["height_px"]),
         mpp=None if np.isnan(mpp) else mpp,
+        mpp_from=str(attrs["mpp_from"]),
         vendor=str(attrs["vendor"]),
         spec=spec,
         codec=codec,
         tiles=len(file["tiles"]),
         side0_px=int(attrs["side0_px"]),
         overview_downsample=float(file["overview"].attrs["downsample"]),
+        overview_seen=float(file["overview"].attrs["seen"]),
     )

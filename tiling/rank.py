@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+_BINS = 16  # of compressed tiles, by their bytes
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -22,6 +23,19 @@ class Grid(NamedTuple):
         """x0 and y0 (int64, level-0 pixels) of cells given by their number, counted along the rows."""
         rows, columns = np.divmod(np.asarray(cells, np.int64), self.columns)
         return self.x0 + columns * self.side0_px, self.y0 + rows * self.side0_px
+
+
+class Picture(NamedTuple):
+    """A low-resolution picture of the whole grid, with the same square of pixels for every cell.
+
+    `rgb` is uint8 (H, W, 3), `tissue` bool (H, W); `seen` (H, W) is True where pixels of the slide were read, and
+    False where they were interpolated by `bytes` (H, W), what the file needs for the tile that a pixel lies in.
+    """
+
+    rgb: np.ndarray
+    tissue: np.ndarray
+    seen: np.ndarray
+    bytes: np.ndarray
 
 
 class Choice(NamedTuple):
@@ -52,35 +66,105 @@ def per_cell(image: np.ndarray, grid: Grid) -> np.ndarray:
     return cells.reshape(grid.rows, grid.columns, cell_h * cell_w, -1)
 
 
-def tissue_share(mask: np.ndarray, grid: Grid) -> np.ndarray:
+def tissue_share(tissue: np.ndarray, grid: Grid) -> np.ndarray:
     """Float (rows, columns) in 0 to 1: the share of each cell that is tissue."""
-    return per_cell(mask, grid)[..., 0].mean(axis=2)
+    return per_cell(tissue, grid)[..., 0].mean(axis=2)
 
 
-def tissue_darkness(rgb: np.ndarray, mask: np.ndarray, grid: Grid) -> np.ndarray:
+def tissue_darkness(picture: Picture, grid: Grid) -> np.ndarray:
     """Float (rows, columns) in 0 to 1: darkness summed over tissue pixels alone, so that ink and borders add none."""
-    darkness = (765 - rgb.sum(axis=2, dtype=np.int64)) * mask
-    cells = per_cell(darkness, grid)[..., 0]
-    return cells.sum(axis=2) / (765 * cells.shape[2])
+    return _mean_darkness(picture.rgb, picture.tissue, grid)
 
 
-def darkness(rgb: np.ndarray, mask: np.ndarray, grid: Grid) -> np.ndarray:
+def darkness(picture: Picture, grid: Grid) -> np.ndarray:
     """Float (rows, columns) in 0 to 1: darkness over all pixels, which ranks as the published recipe's pixel sum."""
-    return tissue_darkness(rgb, np.ones_like(mask), grid)
+    return _mean_darkness(picture.rgb, np.ones_like(picture.tissue), grid)
 
 
-def uniform(rgb: np.ndarray, mask: np.ndarray, grid: Grid) -> np.ndarray:
+def _mean_darkness(rgb: np.ndarray, counted: np.ndarray, grid: Grid) -> np.ndarray:
+    light = rgb[..., 0].astype(np.int32) + rgb[..., 1] + rgb[..., 2]
+    cells = per_cell((765 - light) * counted, grid)[..., 0]
+    return cells.sum(axis=2, dtype=np.int64) / (765 * cells.shape[2])
+
+
+def texture(picture: Picture, grid: Grid) -> np.ndarray:
+    """Float (rows, columns) in 0 to 1: how much green, which stains absorb, differs from pixel to pixel of tissue.
+
+    Where tissue ends, nothing is compared: an edge is no texture. Pixels that were not seen count as those do that
+    compressed alike.
+    """
+    green = picture.rgb[..., 1].astype(np.int32)
+    change = np.zeros(green.shape)
+    change[1:-1, 1:-1] = np.abs(green[1:-1, 1:-1] - green[1:-1, 2:]) + np.abs(green[1:-1, 1:-1] - green[2:, 1:-1])
+    inside = _all_of_plus(picture.tissue)
+    compared = inside & _all_of_plus(picture.seen)
+    rest = picture.tissue & ~picture.seen
+    if rest.any():
+        borders = np.quantile(picture.bytes[compared], np.linspace(0, 1, _BINS + 1)[1:-1]) if compared.any() else []
+        bins = np.digitize(picture.bytes, borders)
+        count = np.bincount(bins[compared], minlength=_BINS)
+        mean = np.bincount(bins[compared], change[compared], minlength=_BINS) / np.maximum(count, 1)
+        change[rest] = mean[bins[rest]]
+    cells = per_cell(change * (compared | rest), grid)[..., 0]
+    return cells.sum(axis=2) / (510 * cells.shape[2])
+
+
+def _all_of_plus(mask: np.ndarray) -> np.ndarray:
+    """Whether a pixel and its four neighbours are all True; never at the border."""
+    out = np.zeros_like(mask)
+    out[1:-1, 1:-1] = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    return out
+
+
+def uniform(picture: Picture, grid: Grid) -> np.ndarray:
     """Float (rows, columns) in 0 to 1: scores whose best k lie evenly among the cells with tissue, for every k.
 
     They are the golden-ratio sequence over those cells in the order of the rows.
     """
-    has_tissue = tissue_share(mask, grid) > 0
+    has_tissue = tissue_share(picture.tissue, grid) > 0
     order = np.cumsum(has_tissue).reshape(has_tissue.shape)
     return np.where(has_tissue, (order * _GOLDEN) % 1.0, 0.0)
 
 
-Rank = Callable[[np.ndarray, np.ndarray, Grid], np.ndarray]
-RANKS: dict[str, Rank] = {"tissue": tissue_darkness, "darkness": darkness, "uniform": uniform}
+def mean_per_cell(score_map: np.ndarray, grid: Grid, width0_px: int, height0_px: int) -> np.ndarray:
+    """Float (rows, columns): the mean in each cell of a map (H, W) that lies over a whole slide of that level-0 size.
+
+    A cell that reaches beyond the slide has the mean of its part inside.
+    """
+    sums = np.zeros((score_map.shape[0] + 1, score_map.shape[1] + 1))
+    sums[1:, 1:] = score_map.cumsum(axis=0).cumsum(axis=1)
+    y = _edges(grid.y0, grid.side0_px, grid.rows, height0_px, score_map.shape[0])
+    x = _edges(grid.x0, grid.side0_px, grid.columns, width0_px, score_map.shape[1])
+    total = np.diff(np.diff(_at(_at(sums, y, axis=0), x, axis=1), axis=0), axis=1)
+    area = np.diff(y)[:, None] * np.diff(x)
+    return total / np.maximum(area, np.finfo(float).tiny)
+
+
+def _edges(start0: int, side0_px: int, cells: int, length0_px: int, map_px: int) -> np.ndarray:
+    """Where the edges of cells lie on the map, which ends where the slide does."""
+    return np.clip((start0 + side0_px * np.arange(cells + 1)) * (map_px / length0_px), 0, map_px)
+
+
+def _at(sums: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
+    """Cumulated sums at fractional places along an axis."""
+    low = np.minimum(places.astype(np.int64), sums.shape[axis] - 2)
+    share = (places - low)[:, None] if axis == 0 else places - low
+    return sums.take(low, axis) * (1 - share) + sums.take(low + 1, axis) * share
+
+
+class Rank(NamedTuple):
+    """A way to score cells; `looks_closer` says that reading a cell's own pixels makes its score more exact."""
+
+    score: Callable[[Picture, Grid], np.ndarray]
+    looks_closer: bool
+
+
+RANKS = {
+    "tissue": Rank(tissue_darkness, True),
+    "darkness": Rank(darkness, True),
+    "texture": Rank(texture, True),
+    "uniform": Rank(uniform, False),
+}
 
 
 def choose(scores: np.ndarray, tissue: np.ndarray, instances: int, min_tissue: float) -> Choice:

@@ -9,19 +9,19 @@ import numpy as np
 
 from tiling.bag import CODECS, Bag, BagHeader, encode_overview
 from tiling.errors import InputError, SlideError
-from tiling.rank import RANKS, Grid, choose, make_grid, tissue_share
-from tiling.resample import resize
+from tiling.rank import RANKS, Choice, Grid, Picture, choose, make_grid, mean_per_cell, tissue_share
 from tiling.settings import at_least, between, check, setting
 from tiling.slide import Slide, open_slide
 from tiling.tissue import tissue_mask
+from tiling.view import View, look, overview_of
 
 DEFAULT_LONGEST_EDGE_PX = 20000
 
 NO_TISSUE = "no tissue was found, or no cell has enough of it; look at the slide, or lower --min-tissue"
 
-_MAP_PX = 1280  # the longest side of the picture on which tissue is found, in whole pixels a cell
-_CELL_PX = (8, 512)  # the fewest and most map pixels a cell gets
-_OVERVIEW_PX = 1024
+_SCALES = ("longest_edge", "mpp", "magnification", "downsample")
+_UM_AT_ONE = 10.0  # µm per pixel at a magnification of 1, as is customary
+_MOST_TRIED = 1.5  # times the tiles of a bag
 _MOST_ENLARGED = 16  # times; beyond, a tile shows no more than a few blurred pixels
 
 
@@ -37,14 +37,15 @@ class TileSpec:
         f"({DEFAULT_LONGEST_EDGE_PX} if no scale is given)",
     )
     mpp: float | None = setting(None, "scale: micrometres per pixel of the tiles")
+    magnification: float | None = setting(None, "scale: that of the tiles, as of an objective (40 is about 0.25 µm/px)")
     downsample: float | None = setting(None, "scale: level-0 pixels per pixel of the tiles")
-    rank: Literal["tissue", "darkness", "uniform"] = setting("tissue", "what makes a tile good")
+    rank: Literal["tissue", "darkness", "texture", "uniform"] = setting("tissue", "what makes a tile good")
     min_tissue: float = setting(0.1, "share of a tile that must be tissue")
     codec: Literal["jpeg", "png"] = setting("jpeg", "how tiles are stored")
     quality: int = setting(90, "JPEG quality, 1 to 100")
 
     def __post_init__(self) -> None:
-        scales = {name: getattr(self, name) for name in ("longest_edge", "mpp", "downsample")}
+        scales = {name: getattr(self, name) for name in _SCALES}
         given = [name for name, value in scales.items() if value is not None]
         if len(given) > 1:
             raise InputError(
@@ -54,7 +55,7 @@ class TileSpec:
             object.__setattr__(self, "longest_edge", DEFAULT_LONGEST_EDGE_PX)
         check(
             self, InputError, instances=at_least(1), size=at_least(8), longest_edge=at_least(8), mpp=at_least(0.01),
-            downsample=at_least(0.01), min_tissue=between(0, 1), quality=between(1, 100),
+            magnification=at_least(0.1), downsample=at_least(0.01), min_tissue=between(0, 1), quality=between(1, 100),
         )  # fmt: skip
 
     def downsample_for(self, slide: Slide, mpp: float | None) -> float:
@@ -65,9 +66,15 @@ class TileSpec:
             downsample = max(slide.width_px, slide.height_px) / self.longest_edge
         elif self.mpp is not None and mpp is not None:
             downsample = self.mpp / mpp
+        elif self.magnification is not None and slide.magnification is not None:
+            downsample = slide.magnification / self.magnification
+        elif self.magnification is not None and mpp is not None:
+            downsample = _UM_AT_ONE / mpp / self.magnification
         else:
             raise SlideError(
-                f"{str(slide.path)!r} does not say its µm per pixel; give it in the column mpp of a slides table, "
+                f"{str(slide.path)!r} does not say its µm per pixel"
+                + (" or its magnification" if self.magnification is not None else "")
+                + "; give it in the column mpp of a slides table or as --default-mpp, "
                 "or choose the scale by --longest-edge or --downsample"
             )
         if downsample < 1 / _MOST_ENLARGED:
@@ -79,25 +86,28 @@ class TileSpec:
         return downsample
 
 
-def tile_slide(path: Path, spec: TileSpec, slide_id: str | None = None, mpp: float | None = None) -> Bag:
+def tile_slide(
+    path: Path,
+    spec: TileSpec,
+    slide_id: str | None = None,
+    mpp: float | None = None,
+    default_mpp: float | None = None,
+    score_map: np.ndarray | None = None,
+) -> Bag:
     """The bag of the slide at `path`; it has no tiles where there is no tissue.
 
-    `mpp` (µm per level-0 pixel) overrides what the file says. Raises SlideError where the slide cannot be read.
+    `mpp` (µm per level-0 pixel) overrides what the file says, `default_mpp` stands in where it says nothing. A
+    `score_map`, float (H, W) over the whole slide, ranks cells by its mean in them, in place of `spec.rank`. Raises
+    SlideError where the slide cannot be read.
     """
     slide = open_slide(path)
-    mpp = mpp if mpp is not None else slide.mpp
+    mpp, mpp_from = _mpp_of(slide, mpp, default_mpp)
     grid = make_grid(slide.width_px, slide.height_px, spec.downsample_for(slide, mpp), spec.size)
-    picture = read_map(slide, grid)
-    mask = tissue_mask(picture)
-    scores = RANKS[spec.rank](picture, mask, grid)
-    choice = choose(scores, tissue_share(mask, grid), spec.instances, spec.min_tissue)
+    given = None if score_map is None else mean_per_cell(score_map, grid, slide.width_px, slide.height_px)
+    view = look(slide, grid, spec.instances, spec.size)
+    choice, tiles = _cut(slide, grid, spec, view, given)
+    overview, overview_downsample = overview_of(view.rgb, slide, grid)
     x0, y0 = grid.corners0(choice.cells)
-    encode = CODECS[spec.codec].encode
-    tiles = tuple(
-        encode(slide.read_region(x, y, grid.side0_px, grid.side0_px, (spec.size, spec.size)), spec.quality)
-        for x, y in zip(x0.tolist(), y0.tolist(), strict=True)
-    )
-    overview, overview_downsample = overview_of(picture, slide, grid)
     header = BagHeader(
         slide_id=slide_id or path.stem,
         slide_path=os.path.abspath(path),
@@ -105,35 +115,51 @@ def tile_slide(path: Path, spec: TileSpec, slide_id: str | None = None, mpp: flo
         width_px=slide.width_px,
         height_px=slide.height_px,
         mpp=mpp,
+        mpp_from=mpp_from,
         vendor=slide.vendor,
         spec=asdict(spec),
         codec=spec.codec,
         tiles=len(tiles),
         side0_px=grid.side0_px,
         overview_downsample=overview_downsample,
+        overview_seen=float(view.seen.mean()),
     )
     return Bag(header, tiles, x0, y0, choice.score, choice.tissue, encode_overview(overview))
 
 
-def read_map(slide: Slide, grid: Grid) -> np.ndarray:
-    """RGB uint8 of the whole grid at low resolution, white outside the slide, with the same square of pixels a cell.
+def _mpp_of(slide: Slide, given: float | None, default: float | None) -> tuple[float | None, str]:
+    """µm per level-0 pixel, and where it is from: a table, the file, the default, or nowhere."""
+    for mpp, source in ((given, "table"), (slide.mpp, "file"), (default, "default")):
+        if mpp is not None:
+            return mpp, source
+    return None, ""
 
-    Its size follows from the grid alone; a slide smaller than that is not enlarged.
+
+def _cut(
+    slide: Slide, grid: Grid, spec: TileSpec, view: View, given: np.ndarray | None
+) -> tuple[Choice, tuple[bytes, ...]]:
+    """The chosen cells and their encoded tiles.
+
+    The scores of a sketch are estimates. A chosen cell is read, which makes its own score exact, and the choice is made
+    again, until all that are chosen have been read: what cannot win is never decoded. Where estimates promise too much,
+    only so many are tried, and the best of what was read is taken.
     """
-    cell_px = min(int(np.clip(_MAP_PX // max(grid.columns, grid.rows), *_CELL_PX)), grid.side0_px)
-    width0_px, height0_px = grid.columns * grid.side0_px, grid.rows * grid.side0_px
-    return slide.read_region(grid.x0, grid.y0, width0_px, height0_px, (grid.columns * cell_px, grid.rows * cell_px))
-
-
-def overview_of(picture: np.ndarray, slide: Slide, grid: Grid) -> tuple[np.ndarray, float]:
-    """The part of the grid's map that is slide, at most 1024 px long, and its level-0 pixels per pixel."""
-    map_px0 = grid.columns * grid.side0_px / picture.shape[1]
-    left, top = -grid.x0 / map_px0, -grid.y0 / map_px0
-    width, height = slide.width_px / map_px0, slide.height_px / map_px0
-    # A cell may reach a pixel or two less far than the slide, where its side was rounded.
-    box = (
-        max(left, 0.0), max(top, 0.0), min(left + width, picture.shape[1]), min(top + height, picture.shape[0])
-    )  # fmt: skip
-    downsample = max(max(slide.width_px, slide.height_px) / _OVERVIEW_PX, map_px0)
-    out_px = (max(1, round(slide.width_px / downsample)), max(1, round(slide.height_px / downsample)))
-    return resize(picture, out_px, box), downsample
+    rank = RANKS[spec.rank]
+    encode = CODECS[spec.codec].encode
+    tiles: dict[int, bytes] = {}
+    while True:
+        tissue = tissue_mask(view.rgb)
+        scores = rank.score(Picture(view.rgb, tissue, view.seen, view.bytes), grid) if given is None else given
+        share = tissue_share(tissue, grid)
+        if len(tiles) > _MOST_TRIED * spec.instances:
+            share[~np.isin(np.arange(share.size).reshape(share.shape), list(tiles))] = 0
+        choice = choose(scores, share, spec.instances, spec.min_tissue)
+        cells = choice.cells.tolist()
+        unread = [cell for cell in cells if cell not in tiles]
+        for cell, x0, y0 in zip(unread, *grid.corners0(np.array(unread, np.int64)), strict=True):
+            rgb = slide.read_region(x0, y0, grid.side0_px, grid.side0_px, (spec.size, spec.size))
+            tiles[cell] = encode(rgb, spec.quality)
+            if view.is_sketch:
+                view.look_closer(cell // grid.columns, cell % grid.columns, rgb)
+        if not (unread and view.is_sketch and given is None and rank.looks_closer):
+            return choice, tuple(tiles[cell] for cell in cells)

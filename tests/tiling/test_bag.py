@@ -20,8 +20,8 @@ def make_bag(tiles: int = 3, codec: str = "png", mpp: float | None = 0.5) -> Bag
     """A bag of 16 px tiles of noise."""
     pixels = RANDOM.integers(0, 255, (tiles, 16, 16, 3)).astype(np.uint8)
     header = BagHeader(
-        "slide é", "/data/slide é.svs", 12345, 1000, 800, mpp, "aperio",
-        {"size": 16, "mpp": None}, codec, tiles, 16, 7.5,
+        "slide é", "/data/slide é.svs", 12345, 1000, 800, mpp, "file" if mpp else "", "aperio",
+        {"size": 16, "mpp": None}, codec, tiles, 16, 7.5, 0.25,
     )  # fmt: skip
     return Bag(
         header,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tiling.rank import RANKS, Grid, choose, make_grid, per_cell, tissue_share
+from tiling.rank import RANKS, Grid, Picture, choose, make_grid, mean_per_cell, per_cell, tissue_share
 
 
 @pytest.mark.parametrize(
@@ -44,29 +44,77 @@ PICTURE = np.array([[[255] * 3, [155] * 3, [0] * 3, [0] * 3], [[255] * 3, [255] 
 MASK = np.array([[False, True, False, False], [False, False, False, True]])
 
 
+def picture(rgb: np.ndarray, tissue: np.ndarray) -> Picture:
+    """A picture that was read whole."""
+    return Picture(rgb, tissue, np.ones_like(tissue), np.zeros(tissue.shape))
+
+
 def test_tissue_share() -> None:
     assert tissue_share(MASK, GRID).tolist() == [[0.25, 0.25]]
 
 
 def test_tissue_counts_darkness_of_tissue_alone() -> None:
     # One tissue pixel in each cell, 100 of 255 dark: 100 / (4 * 255), however black the rest of the cell is.
-    np.testing.assert_allclose(RANKS["tissue"](PICTURE, MASK, GRID), [[100 / 1020, 100 / 1020]])
+    np.testing.assert_allclose(RANKS["tissue"].score(picture(PICTURE, MASK), GRID), [[100 / 1020, 100 / 1020]])
 
 
 def test_darkness_counts_all_pixels() -> None:
-    np.testing.assert_allclose(RANKS["darkness"](PICTURE, MASK, GRID), [[100 / 1020, 865 / 1020]])
+    np.testing.assert_allclose(RANKS["darkness"].score(picture(PICTURE, MASK), GRID), [[100 / 1020, 865 / 1020]])
 
 
 def test_uniform_spreads_over_the_cells_with_tissue() -> None:
     grid = Grid(0, 0, 1, 100, 1)
     mask = np.zeros((1, 100), bool)
     mask[0, 20:80] = True
-    scores = RANKS["uniform"](np.zeros((1, 100, 3), np.uint8), mask, grid)
+    scores = RANKS["uniform"].score(picture(np.zeros((1, 100, 3), np.uint8), mask), grid)
     chosen = np.sort(choose(scores, tissue_share(mask, grid), 6, 0.1).cells)
     assert chosen.min() >= 20
     assert chosen.max() < 80
     assert np.diff(chosen).min() >= 5
     assert np.diff(chosen).max() <= 15
+
+
+class TestTexture:
+    GRID = Grid(0, 0, 8, 2, 1)
+
+    def checkered(self) -> np.ndarray:
+        """A flat cell, and one where green changes by 100 from each pixel to the next."""
+        rgb = np.full((8, 16, 3), 150, np.uint8)
+        rgb[:, 8:, 1] = 50 + 100 * (np.indices((8, 8)).sum(axis=0) % 2)
+        return rgb
+
+    def test_counts_change_inside_tissue(self) -> None:
+        tissue = np.ones((8, 16), bool)
+        flat, checkered = RANKS["texture"].score(picture(self.checkered(), tissue), self.GRID)[0]
+        # The pixels at the picture's border are not compared: 6 x 7 of the 8 x 8 are, each with two neighbours. Beside
+        # the checkered cell, three pixels of the flat one differ from their right neighbour by 0 and three by 100.
+        assert checkered == pytest.approx(42 * 200 / (510 * 64))
+        assert flat == pytest.approx(3 * 100 / (510 * 64))
+
+    def test_edge_of_tissue_is_no_texture(self) -> None:
+        tissue = np.zeros((8, 16), bool)
+        tissue[:, 8:] = True
+        rgb = np.where(tissue[..., None], np.uint8(100), np.uint8(250)).repeat(3, axis=2)
+        assert RANKS["texture"].score(picture(rgb, tissue), self.GRID).tolist() == [[0, 0]]
+
+    def test_what_was_not_seen_counts_as_what_compressed_alike(self) -> None:
+        grid, tissue = Grid(0, 0, 8, 4, 1), np.ones((8, 32), bool)
+        rgb = np.concatenate([self.checkered(), np.full((8, 16, 3), 150, np.uint8)], axis=1)
+        seen = tissue & (np.arange(32) < 16)
+        size = np.repeat([100, 900, 100, 900], 8) * np.ones((8, 1))
+        scores = RANKS["texture"].score(Picture(rgb, tissue, seen, size), grid)[0]
+        assert scores[3] > 0.8 * scores[1] > 4 * scores[2]
+
+
+class TestMeanPerCell:
+    def test_cells_that_cut_the_pixels_of_the_map(self) -> None:
+        # A map of 2 x 1 pixels on a slide of 8 x 4; cells of 3, the first begins one level-0 pixel before the slide.
+        grid = Grid(-1, 0, 3, 3, 2)
+        scores = mean_per_cell(np.array([[1.0, 5.0]]), grid, 8, 4)
+        np.testing.assert_allclose(scores, [[1, (2 * 1 + 1 * 5) / 3, 5]] * 2)
+
+    def test_cell_outside_the_slide_has_no_score(self) -> None:
+        assert mean_per_cell(np.ones((3, 3)), Grid(0, 0, 10, 2, 1), 10, 10).tolist() == [[1, 0]]
 
 
 class TestChoose:

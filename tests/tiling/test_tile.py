@@ -7,9 +7,9 @@ import pytest
 
 from tests.conftest import GLASS, NUCLEI, STROMA, paint
 from tiling.errors import InputError, SlideError
-from tiling.rank import make_grid
 from tiling.slide import open_slide, write_pyramid
-from tiling.tile import TileSpec, read_map, tile_slide
+from tiling.synthetic.histology import LOOKS, draw_slide
+from tiling.tile import TileSpec, tile_slide
 
 
 @pytest.fixture
@@ -52,6 +52,7 @@ def test_instances_are_the_most_a_bag_holds(slide: Path) -> None:
         (TileSpec(size=64, downsample=2), 128),
         (TileSpec(size=64, longest_edge=320), 128),
         (TileSpec(size=64, mpp=1.0), 128),
+        (TileSpec(size=64, magnification=10), 128),  # 0.5 µm/px is 20 times
         (TileSpec(size=64, longest_edge=1280), 32),
     ],
 )
@@ -61,8 +62,33 @@ def test_scales(slide: Path, spec: TileSpec, side0_px: int) -> None:
     assert bag.tile(0).shape == (64, 64, 3)
 
 
-def test_given_mpp_wins_over_the_files(slide: Path) -> None:
-    assert tile_slide(slide, TileSpec(size=64, mpp=1.0), mpp=0.25).header.side0_px == 256
+def test_given_mpp_wins_over_the_files_and_that_over_the_default(slide: Path, tmp_path: Path) -> None:
+    spec = TileSpec(size=64, mpp=1.0)
+    write_pyramid(tmp_path / "b.tiff", paint(640, 384, (128, 128, 256, STROMA)))
+    for path, given, side0_px, source in (
+        (slide, {"mpp": 0.25, "default_mpp": 0.2}, 256, "table"),
+        (slide, {"default_mpp": 0.2}, 128, "file"),
+        (tmp_path / "b.tiff", {"default_mpp": 0.25}, 256, "default"),
+    ):
+        header = tile_slide(path, spec, **given).header  # type: ignore[arg-type]
+        assert (header.side0_px, header.mpp_from) == (side0_px, source)
+
+
+def test_magnification_of_the_file_wins_over_its_mpp(real_data: Path) -> None:
+    slide = open_slide(real_data / "slides_vendor" / "CMU-1-Small-Region.svs")
+    assert (slide.magnification, slide.mpp) == (20, 0.499)
+    assert TileSpec(magnification=5).downsample_for(slide, slide.mpp) == 4
+    assert TileSpec(magnification=5).downsample_for(slide._replace(magnification=None), 0.25) == 8
+    with pytest.raises(SlideError, match="does not say its µm per pixel or its magnification; give it in the column"):
+        TileSpec(magnification=5).downsample_for(slide._replace(magnification=None), None)
+
+
+def test_map_of_scores_ranks(slide: Path) -> None:
+    score_map = np.zeros((3, 5))
+    score_map[2, 1], score_map[1, 1] = 1, 0.5
+    bag = tile_slide(slide, TileSpec(size=128, downsample=1, min_tissue=0.5), score_map=score_map)
+    assert list(zip(bag.x0[:2].tolist(), bag.y0[:2].tolist(), strict=True)) == [(128, 256), (128, 128)]
+    assert bag.score.tolist() == [1, 0.5, 0, 0]
 
 
 def test_overview_is_the_whole_slide_without_the_padding(slide: Path) -> None:
@@ -74,11 +100,21 @@ def test_overview_is_the_whole_slide_without_the_padding(slide: Path) -> None:
         np.testing.assert_allclose(overview[int(y / scale), int(x / scale)], colour, atol=8)
 
 
-def test_map_has_the_same_square_for_every_cell(slide: Path) -> None:
-    opened = open_slide(slide)
-    grid = make_grid(640, 384, 1, 128)
-    picture = read_map(opened, grid)
-    assert picture.shape == (grid.rows * 128, grid.columns * 128, 3)  # 1280 // 5 would enlarge
+@pytest.mark.parametrize("look", LOOKS)
+def test_darkness_picks_what_the_published_recipe_picks(tmp_path: Path, look: str) -> None:
+    """That is done at full resolution: pad to whole tiles with white, cut, sort by the sum of the pixels."""
+    rgb, _ = draw_slide((4000, 3000), LOOKS[look], True, False, np.random.default_rng(0))
+    write_pyramid(tmp_path / "a.tiff", rgb, quality=95)
+    side = 256
+    pad = [((-length % side) // 2, (-length % side + 1) // 2) for length in rgb.shape[:2]]
+    pixels = open_slide(tmp_path / "a.tiff").levels[0].read(0, 0, 4000, 3000)
+    padded = np.pad(pixels, (pad[0][::-1], pad[1][::-1], (0, 0)), constant_values=255)
+    rows, columns = padded.shape[0] // side, padded.shape[1] // side
+    sums = padded.reshape(rows, side, columns, side, 3).sum(axis=(1, 3, 4), dtype=np.int64)
+    expected = np.argsort(sums, axis=None, kind="stable")[:16]
+    bag = tile_slide(tmp_path / "a.tiff", TileSpec(size=side, downsample=1, rank="darkness"))
+    chosen = (bag.y0 + pad[0][1]) // side * columns + (bag.x0 + pad[1][1]) // side
+    assert set(chosen) == set(expected)
 
 
 def test_no_tissue_no_tiles(tmp_path: Path) -> None:
@@ -120,7 +156,7 @@ class TestTileSpec:
             ({"downsample": float("nan")}, "--downsample must be a finite number, not nan"),
             ({"min_tissue": 1.5}, "--min-tissue must be from 0 to 1, not 1.5"),
             ({"quality": 101}, "--quality must be from 1 to 100, not 101"),
-            ({"rank": "best"}, "--rank is one of tissue, darkness, uniform, not 'best'"),
+            ({"rank": "best"}, "--rank is one of tissue, darkness, texture, uniform, not 'best'"),
         ],
     )
     def test_wrong_values(self, wrong: dict[str, object], sentence: str) -> None:

@@ -93,6 +93,16 @@ def draw_slide(
     return paint(layers, anatomy, look, rng), anatomy.lesions
 
 
+def draw_tissue(side_px: int, look: Look, rng: np.random.Generator) -> np.ndarray:
+    """RGB uint8 (side, side, 3) of benign tissue from edge to edge."""
+    anatomy = lay_out((side_px, side_px), True, False, rng)
+    anatomy = anatomy._replace(depth_px=np.full_like(anatomy.depth_px, side_px))
+    layers = Layers(*(np.zeros((side_px, side_px), np.float32) for _ in Layers._fields))
+    stamp_rings(layers, anatomy, look, rng)
+    stamp_nuclei(layers, anatomy, look, rng)
+    return paint(layers, anatomy, look, rng)
+
+
 def _vary(look: Look, rng: np.random.Generator) -> Look:
     """The look with the small differences between two batches of one stain."""
     haematoxylin = np.array(look.haematoxylin) * rng.uniform(0.9, 1.1) * rng.uniform(0.95, 1.05, 3)

@@ -16,10 +16,10 @@ MODULES = {
 } | {name: ROOT / f"{name}.py" for name in ("train", "infer")}
 ONLY_IMPORTED_BY = {
     "openslide": "tiling.slide", "pyvips": "tiling.slide", "tifffile": "tiling.slide",
-    "h5py": "tiling.bag", "simplejpeg": "tiling.bag", "timm": "mil.backbone",
+    "h5py": "tiling.bag", "simplejpeg": "tiling.codec", "timm": "mil.backbone",
 }  # fmt: skip
-LEAVES = {"tiling.rank", "tiling.resample", "tiling.tissue", "mil.metrics", "mil.pooling"}
-MIL_MAY_USE = {f"tiling.{name}" for name in "bag errors manifest output progress settings slide".split()}
+LEAVES = {"tiling.codec", "tiling.rank", "tiling.resample", "tiling.tissue", "mil.metrics", "mil.pooling"}
+MIL_MAY_USE = {f"tiling.{name}" for name in "bag bags errors manifest output progress settings slide".split()}
 
 
 def imports(path: Path, at_import_time: bool = False) -> set[str]:

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from tiling.bag import CODECS, Bag, BagHeader, encode_overview
+from tiling.bag import Bag, BagHeader
+from tiling.codec import CODECS, SMALL_CHROMA, SMALL_QUALITY, encode_overview
 from tiling.errors import InputError, SlideError
 from tiling.rank import RANKS, Grid, choose, make_grid, tissue_share
 from tiling.resample import resize
@@ -40,8 +41,14 @@ class TileSpec:
     downsample: float | None = setting(None, "scale: level-0 pixels per pixel of the tiles")
     rank: Literal["tissue", "darkness", "uniform"] = setting("tissue", "what makes a tile good")
     min_tissue: float = setting(0.1, "share of a tile that must be tissue")
-    codec: Literal["jpeg", "png"] = setting("jpeg", "how tiles are stored")
+    codec: Literal["jpeg", "webp", "png", "raw"] = setting(
+        "jpeg", "how tiles are stored: webp and png lose nothing, raw is bare pixels"
+    )
     quality: int = setting(90, "JPEG quality, 1 to 100")
+    chroma: Literal[420, 422, 444] = setting(420, "JPEG colour resolution: 444 is full, 420 a quarter of the pixels")
+    train_px: int | None = setting(
+        None, "store each tile also at this size, so that training at it, or below, reads and decodes far less"
+    )
 
     def __post_init__(self) -> None:
         scales = {name: getattr(self, name) for name in ("longest_edge", "mpp", "downsample")}
@@ -55,7 +62,10 @@ class TileSpec:
         check(
             self, InputError, instances=at_least(1), size=at_least(8), longest_edge=at_least(8), mpp=at_least(0.01),
             downsample=at_least(0.01), min_tissue=between(0, 1), quality=between(1, 100),
+            train_px=at_least(1),
         )  # fmt: skip
+        if self.train_px is not None and self.train_px >= self.size:
+            raise InputError(f"--train-px must be less than --size, which is {self.size}, not {self.train_px}")
 
     def downsample_for(self, slide: Slide, mpp: float | None) -> float:
         """Level-0 pixels per tile pixel on this slide; raises SlideError where its scale is needed but unknown."""
@@ -93,10 +103,13 @@ def tile_slide(path: Path, spec: TileSpec, slide_id: str | None = None, mpp: flo
     choice = choose(scores, tissue_share(mask, grid), spec.instances, spec.min_tissue)
     x0, y0 = grid.corners0(choice.cells)
     encode = CODECS[spec.codec].encode
-    tiles = tuple(
-        encode(slide.read_region(x, y, grid.side0_px, grid.side0_px, (spec.size, spec.size)), spec.quality)
-        for x, y in zip(x0.tolist(), y0.tolist(), strict=True)
-    )
+    tiles: list[bytes] = []
+    small: list[bytes] = []
+    for x, y in zip(x0.tolist(), y0.tolist(), strict=True):
+        rgb = slide.read_region(x, y, grid.side0_px, grid.side0_px, (spec.size, spec.size))
+        tiles.append(encode(rgb, spec.quality, spec.chroma))
+        if spec.train_px is not None:
+            small.append(encode(resize(rgb, (spec.train_px, spec.train_px)), SMALL_QUALITY, SMALL_CHROMA))
     overview, overview_downsample = overview_of(picture, slide, grid)
     header = BagHeader(
         slide_id=slide_id or path.stem,
@@ -111,8 +124,12 @@ def tile_slide(path: Path, spec: TileSpec, slide_id: str | None = None, mpp: flo
         tiles=len(tiles),
         side0_px=grid.side0_px,
         overview_downsample=overview_downsample,
+        train_px=spec.train_px,
     )
-    return Bag(header, tiles, x0, y0, choice.score, choice.tissue, encode_overview(overview))
+    return Bag(
+        header, tuple(tiles), x0, y0, choice.score, choice.tissue, encode_overview(overview),
+        None if spec.train_px is None else tuple(small),
+    )  # fmt: skip
 
 
 def read_map(slide: Slide, grid: Grid) -> np.ndarray:

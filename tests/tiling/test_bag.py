@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tiling.bag import CODECS, Bag, BagHeader, encode_overview, read_bag, read_header, write_bag
+from tiling.bag import Bag, BagHeader, read_bag, read_header, write_bag
+from tiling.codec import CODECS, encode_overview
 from tiling.errors import BagError
 
 RANDOM = np.random.default_rng(0)
@@ -25,7 +26,7 @@ def make_bag(tiles: int = 3, codec: str = "png", mpp: float | None = 0.5) -> Bag
     )  # fmt: skip
     return Bag(
         header,
-        tuple(CODECS[codec].encode(tile, 90) for tile in pixels),
+        tuple(CODECS[codec].encode(tile, 90, 420) for tile in pixels),
         np.arange(tiles) * 16 - 8,
         np.arange(tiles) * 16,
         np.linspace(1, 0, tiles),
@@ -69,12 +70,12 @@ class TestTile:
     def test_png_is_exact(self) -> None:
         tile = RANDOM.integers(0, 255, (32, 32, 3)).astype(np.uint8)
         codec = CODECS["png"]
-        np.testing.assert_array_equal(codec.decode(codec.encode(tile, 1), 0), tile)
+        np.testing.assert_array_equal(codec.decode(codec.encode(tile, 1, 420), 0), tile)
 
     def test_jpeg_is_close(self) -> None:
         y, x = np.mgrid[:64, :64]
         tile = np.stack([x * 2 + 60, y * 2 + 60, x + y + 60], axis=2).astype(np.uint8)
-        back = CODECS["jpeg"].decode(CODECS["jpeg"].encode(tile, 90), 0)
+        back = CODECS["jpeg"].decode(CODECS["jpeg"].encode(tile, 90, 420), 0)
         assert np.abs(back.astype(int) - tile).max() <= 6
 
     @pytest.mark.parametrize("codec", ["png", "jpeg"])
@@ -126,7 +127,7 @@ class TestRefused:
         write_bag(tmp_path / "a.h5", make_bag())
         with h5py.File(tmp_path / "a.h5", "r+") as file:
             file.attrs[name] = value
-        with pytest.raises(BagError, match="which this program cannot use; tile its slide again"):
+        with pytest.raises(BagError, match="which this program cannot use; delete it and tile its slide"):
             read_bag(tmp_path / "a.h5")
 
     def test_without_tiles(self, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ under another name in the same folder and moved into place, so a file that has t
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -156,7 +157,7 @@ def write_merged(path: Path, bags: Iterable[tuple[str, Bag]], manifest: list[dic
         file["manifest"] = json.dumps(manifest)
         group = file.create_group("bags")
         for name, bag in bags:
-            _write(group.create_group(name), bag)
+            _write(group.create_group(_link(name)), bag)
 
 
 def read_merged(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -167,7 +168,7 @@ def read_merged(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
             raise BagError(f"{ref} is one bag; give its folder, or a file that `python -m tiling.merge` wrote")
         _check_format(file, ref, MERGED_FORMAT, "merge the bags again")
         rows = json.loads(file["manifest"][()])
-        return sorted(file["bags"]), [dict(row) for row in rows]
+        return sorted(map(os.fsdecode, file["bags"])), [dict(row) for row in rows]
 
 
 def merged_ref(path: Path, name: str) -> BagRef:
@@ -195,6 +196,12 @@ def read_bag(bag: BagRef | Path, px: int | None = None) -> Bag:
         if lengths != {header.tiles}:
             raise BagError(f"{ref} has arrays of different lengths; {ref.remedy}")
         return Bag(header, tiles, **arrays, overview=group["overview"][...].tobytes(), small=small)
+
+
+def _link(name: str) -> str | bytes:
+    """A name as h5py takes it: one that came from a file whose name is not UTF-8 goes as its bytes."""
+    data = os.fsencode(name)
+    return data if name != data.decode("utf-8", "replace") else name
 
 
 def _write(group: h5py.Group, bag: Bag) -> None:
@@ -238,7 +245,7 @@ def _pictures(dataset: h5py.Dataset) -> tuple[bytes, ...]:
 def _open_bag(bag: BagRef | Path) -> Iterator[tuple[h5py.Group, BagRef]]:
     ref = BagRef(bag) if isinstance(bag, Path) else bag
     with _open(ref, "bag", ref.remedy) as file:
-        yield file[ref.group], ref
+        yield file[_link(ref.group)], ref
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import simplejpeg
 from PIL import Image
 
 # Small copies in JPEG. What is left of a tile at a quarter of its size is all detail: at the tiles' own 90 and 420 the
-# copies would be 8 to 10 dB worse than tiles reduced after decoding; at these they are no worse, and still a quarter
-# of the tiles' bytes (docs/format.md has the figures).
+# copies would be 5 to 11 dB worse than tiles reduced after decoding; at these they are no worse, and still at most a
+# quarter of the tiles' bytes (docs/format.md has the figures).
 SMALL_QUALITY, SMALL_CHROMA = 98, 444
 
 

@@ -4,9 +4,10 @@
 under another name in the same folder and moved into place, so a file that has the name of a bag is complete.
 """
 
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -146,18 +147,19 @@ def bag_path(folder: Path, slide_id: str) -> Path:
 
 def write_bag(path: Path, bag: Bag) -> None:
     """Write a bag whole or not at all. The same bag gives the same bytes."""
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with _create(path) as (file, _):
         _write(file, bag)
 
 
 def write_merged(path: Path, bags: Iterable[tuple[str, Bag]], manifest: list[dict[str, Any]]) -> None:
     """Write many bags, each under its name, into one file, whole or not at all; one bag at a time is in memory."""
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with _create(path) as (file, check):
         file.attrs.update(format=MERGED_FORMAT, format_version=FORMAT_VERSION, software=software())
         file["manifest"] = json.dumps(manifest)
         group = file.create_group("bags")
         for name, bag in bags:
             _write(group.create_group(_link(name)), bag)
+            check()
 
 
 def read_merged(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -196,6 +198,41 @@ def read_bag(bag: BagRef | Path, px: int | None = None) -> Bag:
         if lengths != {header.tiles}:
             raise BagError(f"{ref} has arrays of different lengths; {ref.remedy}")
         return Bag(header, tiles, **arrays, overview=group["overview"][...].tobytes(), small=small)
+
+
+class _Patient(io.FileIO):
+    """A file that keeps the error of a write to itself: told of a full disk, HDF5 may crash the process."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        try:
+            done = 0
+            while done < len(view):
+                done += super().write(view[done:]) or 0
+        except OSError as error:
+            self.error = self.error or error
+        return len(view)
+
+
+@contextmanager
+def _create(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """A new file that takes its place when it is complete, and a check to call now and then, which ends the writing.
+
+    Both the check and the end of the block raise OSError where the disk is full.
+    """
+    with replacing(path) as temporary, _Patient(temporary, "w+") as raw:
+
+        def check() -> None:
+            if raw.error is not None:
+                raise OSError(raw.error.errno, raw.error.strerror, str(path)) from raw.error
+
+        try:
+            with h5py.File(raw, "w") as file:
+                yield file, check
+        finally:
+            check()  # rather than what HDF5 says when it does not find what it wrote
 
 
 def _link(name: str) -> str | bytes:

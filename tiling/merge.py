@@ -1,7 +1,8 @@
 """`python -m tiling.merge BAGS… --out FILE`: many bags as one file to move around, and such a file as bags again."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -54,9 +55,10 @@ def together(sources: Sequence[Bags]) -> tuple[dict[str, BagRef], dict[str, Mani
                 "leave one out, or merge them into different files"
             )
         refs.update(source.refs)
-        for name, row in source.manifest.items():
-            if name not in manifest or name in source.refs:  # a slide may have failed in one place and gone well here
-                manifest[name] = row
+        manifest.update({name: row for name, row in source.manifest.items() if name in source.refs})
+    for source in sources:  # a slide may have failed in one place and gone well in another
+        for name in source.manifest.keys() - refs.keys():
+            manifest.setdefault(name, source.manifest[name])
     if not refs:
         names = ", ".join(repr(str(source.path)) for source in sources)
         raise InputError(f"{names} holds no bags; make them with `python -m tiling`")
@@ -68,7 +70,8 @@ def merge(refs: dict[str, BagRef], manifest: dict[str, ManifestRow], out: Path) 
     _refuse_unfit(refs)
     make_writable(out.parent)
     sweep(out.parent)
-    write_merged(out, _read_all(refs, "merging"), portable(manifest))
+    with closing(_read_all(refs, "merging")) as bags:
+        write_merged(out, bags, portable(manifest))
 
 
 def split(refs: dict[str, BagRef], manifest: dict[str, ManifestRow], out: Path, overwrite: bool) -> None:
@@ -82,8 +85,9 @@ def split(refs: dict[str, BagRef], manifest: dict[str, ManifestRow], out: Path, 
     _refuse_unfit(refs)
     make_writable(out)
     sweep(out)
-    for name, bag in _read_all(refs, "splitting"):
-        write_bag(bag_path(out, name), bag)
+    with closing(_read_all(refs, "splitting")) as bags:
+        for name, bag in bags:
+            write_bag(bag_path(out, name), bag)
     if manifest:
         write_manifest(out, {**read_manifest(out), **manifest})
 
@@ -122,7 +126,7 @@ def _refuse_unfit(refs: dict[str, BagRef]) -> None:
             )
 
 
-def _read_all(refs: dict[str, BagRef], what: str) -> Iterator[tuple[str, Bag]]:
+def _read_all(refs: dict[str, BagRef], what: str) -> Generator[tuple[str, Bag], None, None]:
     with progress(len(refs), "bag", what) as bar:
         for name, ref in refs.items():
             yield name, read_bag(ref)

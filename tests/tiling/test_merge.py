@@ -1,6 +1,8 @@
 """Merging changes nothing but the number of files."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tiling.bags import open_bags
 from tiling.manifest import ManifestRow, read_manifest, write_manifest
 from tiling.merge import main
 
+ROOT = Path(__file__).parents[2]
 Refusal = Callable[..., str]
 
 
@@ -90,6 +93,11 @@ class TestMerge:
         write_bag(tmp_path / "first" / "x.h5", read_bag(folder / "s00.h5"))
         failed = {name: ManifestRow(name, "/x", "failed", 0, 0.0, "cut short") for name in ("s00", "lost")}
         write_manifest(tmp_path / "first", failed)
+        (tmp_path / "third").mkdir()
+        write_bag(tmp_path / "third" / "y.h5", read_bag(folder / "s00.h5"))
+        write_manifest(tmp_path / "third", {"x": ManifestRow("x", "/x", "failed", 0, 0.0, "cut short")})
+        assert run(tmp_path / "third", tmp_path / "first", "--out", tmp_path / "x.h5") == 0
+        assert open_bags(tmp_path / "x.h5").manifest.keys() == {"s00", "lost"}  # x has a bag, of which no row tells
         for number, sources in enumerate(([tmp_path / "first", folder], [folder, tmp_path / "first"])):
             out = tmp_path / f"{number}.h5"
             assert run(*sources, "--out", out) == 0
@@ -172,6 +180,23 @@ class TestRefused:
 
     def test_two_bags_of_one_name(self, refusal: Refusal, bags: Path, folder: Path, tmp_path: Path) -> None:
         assert "two bags have the name 's00'" in refusal(bags, folder, "--out", tmp_path / "all.h5")
+
+    @pytest.mark.parametrize("limit", [1_000, 30_000, 60_000])
+    def test_disk_that_is_full(self, bags: Path, tmp_path: Path, limit: int) -> None:
+        """A limit on the size of files stands in for it; HDF5 itself would crash at some of them."""
+        code = (
+            "import resource, sys; from tiling.merge import main; "
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.exit(main(sys.argv[1:]))"
+        )
+        out = tmp_path / "all.h5"
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(bags), "--out", str(out)],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.splitlines()[-1].endswith(f"error: '{out}': File too large; check path and disk")
+        assert "Traceback" not in done.stderr
+        assert list(tmp_path.iterdir()) == []
 
     def test_file_that_exists(self, refusal: Refusal, bags: Path, tmp_path: Path) -> None:
         (tmp_path / "all.h5").write_text("precious")

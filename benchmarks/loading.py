@@ -77,7 +77,7 @@ def make_stores(
             stores[codec if small is None else f"{codec} with small copies"] = out, size
     merged = folder / "merged.h5"
     merge.merge(*merge.together([open_bags(stores["jpeg with small copies"][0])]), merged)
-    stores["the same, merged"] = merged, merged.stat().st_size
+    stores["jpeg with small copies, merged"] = merged, merged.stat().st_size
     return stores
 
 

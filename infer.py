@@ -10,9 +10,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mil.errors import MilError
 from tiling import cli
-from tiling.bag import SUFFIX, Bag, read_bag
+from tiling.bag import Bag, differing, read_bag
+from tiling.bags import Bags, open_bags
 from tiling.errors import BagError, InputError, SlideError, TilingError
-from tiling.manifest import read_manifest
 from tiling.output import make_writable
 from tiling.progress import progress
 from tiling.sources import SlideRef, find_slides
@@ -30,7 +30,7 @@ def _parser() -> ArgumentParser:
     parser = cli.make_parser("infer.py", "Score slides, or bags made before, with a trained run.")
     parser.add_argument("--run", required=True, help="run folder that train.py wrote; its folds are averaged")
     parser.add_argument("--slides", nargs="+", help="slides, folders of slides, or a slides table, tiled on the fly")
-    parser.add_argument("--bags", help="folder of bags, in place of slides")
+    parser.add_argument("--bags", help="folder of bags, or a merged file of them, in place of slides")
     parser.add_argument("--out", required=True, help="CSV with a row for every slide")
     parser.add_argument("--heatmaps", help="folder for a picture of each slide with its tiles and their attention")
     cli.add_workers(parser, "tile slides")
@@ -42,7 +42,8 @@ def _work(args: Namespace) -> int:
     if bool(args.slides) == bool(args.bags):
         raise InputError("give either --slides or --bags")
     workers = cli.workers_from(args)
-    slides = find_slides(map(Path, args.slides)) if args.slides else bags_in(Path(args.bags))
+    bags = None if args.slides else open_bags(Path(args.bags))
+    slides = find_slides(map(Path, args.slides)) if bags is None else slides_of(bags)
     from mil.predict import FAILED, load_run, pick_device, write_predictions  # torch: wrong input is told before
 
     run = load_run(Path(args.run), pick_device(args.device))
@@ -52,11 +53,13 @@ def _work(args: Namespace) -> int:
     for folder in filter(None, (out.parent, heatmaps)):
         make_writable(folder)
     spec = run.card.tile_spec
-    bags = tile_all(slides, spec, workers) if args.slides else read_all(slides, spec)
+    # A picture shows tiles larger than the network sees them.
+    px = run.card.model.train_px if heatmaps is None else None
+    found = tile_all(slides, spec, workers) if bags is None else read_all(slides, bags, spec, px)
     rows = {slide.slide_id: _failed(run, slide, NOT_REACHED) for slide in slides}
     try:
         with progress(len(slides), "slide", "scoring") as bar:
-            for slide, bag in bags:
+            for slide, bag in found:
                 row = rows[slide.slide_id] = score(run, slide, bag, heatmaps)
                 if row["error"]:
                     bar.write(f"failed: {slide.slide_id}: {row['error']}", file=sys.stderr)
@@ -68,14 +71,12 @@ def _work(args: Namespace) -> int:
     return cli.SOME_FAILED if failed else cli.OK
 
 
-def bags_in(folder: Path) -> list[SlideRef]:
-    """The bags of a folder, and the slides that its manifest says gave none, as refs whose path is the bag's."""
-    if not folder.is_dir():
-        raise InputError(f"no such folder of bags: {str(folder)!r}; check the path")
-    names = {path.stem for path in folder.glob(f"*{SUFFIX}")} | set(read_manifest(folder))
+def slides_of(bags: Bags) -> list[SlideRef]:
+    """A row's worth of every bag, and of every slide that the manifest says gave none; their path is the bag's."""
+    names = bags.refs.keys() | bags.manifest.keys()
     if not names:
-        raise InputError(f"the folder {str(folder)!r} holds no bags; make them with `python -m tiling`")
-    return [SlideRef(name, folder / f"{name}{SUFFIX}") for name in sorted(names)]
+        raise InputError(f"{str(bags.path)!r} holds no bags; make them with `python -m tiling`")
+    return [SlideRef(name, bags.refs[name].path if name in bags.refs else bags.path) for name in sorted(names)]
 
 
 def tile_all(
@@ -95,25 +96,29 @@ def _tile(spec: TileSpec, slide: SlideRef) -> Bag:
     return tile_slide(slide.path, spec, slide.slide_id, slide.mpp)
 
 
-def read_all(slides: Sequence[SlideRef], spec: dict[str, Any]) -> Iterator[tuple[SlideRef, Bag | Exception]]:
-    """Each bag, or what is wrong with it; a bag that was made otherwise than the run's own is wrong."""
-    manifest = read_manifest(slides[0].path.parent)
+def read_all(
+    slides: Sequence[SlideRef], bags: Bags, spec: dict[str, Any], px: int | None
+) -> Iterator[tuple[SlideRef, Bag | Exception]]:
+    """Each bag, fit for tiles of `px`, or what is wrong with it; one made otherwise than the run's own is wrong."""
     for slide in slides:
         try:
-            if not slide.path.exists() and slide.slide_id in manifest:
-                raise SlideError(manifest[slide.slide_id].error or f"{str(slide.path)!r} is gone; tile its slide again")
-            bag = read_bag(slide.path)
-            differing = sorted(
-                name for name in {*spec, *bag.header.spec} if spec.get(name) != bag.header.spec.get(name)
-            )
-            if differing:
-                raise BagError(
-                    f"{str(slide.path)!r} was made with another {', '.join(differing)} than the run was trained on; "
-                    "tile its slide with the settings of the run, or give --slides"
-                )
-            yield slide, bag
+            yield slide, _read(slide.slide_id, bags, spec, px)
         except TilingError as error:
             yield slide, error
+
+
+def _read(name: str, bags: Bags, spec: dict[str, Any], px: int | None) -> Bag:
+    if name not in bags.refs:
+        raise SlideError(
+            bags.manifest[name].error or f"the bag {name!r} of {str(bags.path)!r} is gone; tile its slide again"
+        )
+    bag = read_bag(bags.refs[name], px)
+    if names := differing(spec, bag.header.spec):
+        raise BagError(
+            f"{bags.refs[name]} was made with another {', '.join(names)} than the run was trained on; "
+            "tile its slide with the settings of the run, or give --slides"
+        )
+    return bag
 
 
 def score(run: Any, slide: SlideRef, bag: Bag | Exception, heatmaps: Path | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def _parser() -> ArgumentParser:
     from mil.settings import ModelSpec, TrainSpec
 
     parser = cli.make_parser("train.py", "Train on bags end to end, cross-validated by patient.")
-    parser.add_argument("--bags", required=True, help="folder of bags that `python -m tiling` wrote")
+    parser.add_argument("--bags", required=True, help="folder of bags that `python -m tiling` wrote, or a merged file")
     parser.add_argument("--labels", required=True, help="CSV with slide_id, label and maybe patient_id, fold")
     parser.add_argument("--out", required=True, help="folder for the run; it must not exist")
     cli.add_config(parser)

@@ -10,19 +10,18 @@ all that libvips takes.
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.machine import machine
 
 LONGEST_EDGE_PX, TILE_PX, INSTANCES, QUALITY = 20000, 1024, 16, 90
 SMALL_SLIDES = 2000
@@ -52,19 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(Run(seconds, peak_mb())))
         return 0
     args.folder.mkdir(parents=True, exist_ok=True)
-    print(machine())
+    print(machine("openslide-python", "pyvips", "simplejpeg", "h5py"))
     for name, part in (("speed", speed), ("workers", workers), ("many", many)):
         if args.only in (None, name):
             part(args.folder, (args.width, args.height), args.rounds)
     return 0
-
-
-def machine() -> str:
-    """What this was measured on."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    processor = names[0].split(":")[1].strip() if names else platform.processor()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("openslide-python", "pyvips", "simplejpeg", "h5py"))
-    return f"{processor}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, {versions}"
 
 
 # ---- speed and memory of one slide -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tiling.bag import Bag, read_bag
+from tiling.bag import Bag, BagRef, read_bag
 
 
 class Item(NamedTuple):
@@ -32,14 +32,14 @@ class Batch(NamedTuple):
 class BagDataset(Dataset[Item]):
     """Bags as tensors at training size, decoded when asked for."""
 
-    def __init__(self, paths: Sequence[Path], targets: Sequence[int], px: int) -> None:
-        self.paths, self.targets, self.px = list(paths), list(targets), px
+    def __init__(self, bags: Sequence[BagRef | Path], targets: Sequence[int], px: int) -> None:
+        self.bags, self.targets, self.px = list(bags), list(targets), px
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.bags)
 
     def __getitem__(self, index: int) -> Item:
-        return Item(bag_tensor(read_bag(self.paths[index]), self.px), self.targets[index], index)
+        return Item(bag_tensor(read_bag(self.bags[index], self.px), self.px), self.targets[index], index)
 
 
 def bag_tensor(bag: Bag, px: int) -> Tensor:

@@ -14,6 +14,7 @@ import infer
 import train
 from tests.conftest import TILING_FLAGS, TRAIN_FLAGS, CohortFiles, Trained, paint
 from tiling import __main__ as tile
+from tiling import merge
 from tiling.slide import write_pyramid
 
 ROOT = Path(__file__).parents[1]
@@ -181,6 +182,17 @@ class TestTrain:
         assert (tmp_path / "again" / "oof.csv").read_bytes() == (trained.run / "oof.csv").read_bytes()
         assert (tmp_path / "again" / "config.yaml").read_text() == config.read_text()
 
+    def test_merged_file_trains_the_same(self, trained: Trained, tmp_path: Path) -> None:
+        assert merge.main([str(trained.bags), "--out", str(tmp_path / "all.h5")]) == 0
+        assert train.main([*map(str, self.arguments(trained, tmp_path / "run", bags=tmp_path / "all.h5"))]) == 0
+        for name in ("oof.csv", "log.csv", "metrics.json", "fold_1/model.safetensors"):
+            assert (tmp_path / "run" / name).read_bytes() == (trained.run / name).read_bytes()
+
+    def test_bags_of_no_use(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
+        one, none = trained.bags / "s00.h5", tmp_path / "none"
+        assert "is one bag; give its folder" in refusal(train.main, *self.arguments(trained, tmp_path / "r", bags=one))
+        assert "no such folder of bags" in refusal(train.main, *self.arguments(trained, tmp_path / "r", bags=none))
+
     def test_run_folder_that_exists(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
         before = sorted(trained.run.iterdir())
         assert "exists; choose another --out" in refusal(train.main, *self.arguments(trained, trained.run))
@@ -235,6 +247,37 @@ class TestInfer:
         assert scores["slide_id"].tolist() == [f"s{i:02d}" for i in range(12)]
         np.testing.assert_allclose(scores["prob_normal"] + scores["prob_tumour"], 1)
         assert len(list((tmp_path / "slides").glob("s*.png"))) == 12
+
+    def test_merged_file_scores_alike(self, trained: Trained, tmp_path: Path) -> None:
+        bags = Path(shutil.copytree(trained.bags, tmp_path / "bags"))
+        (bags / "s01.h5").unlink()
+        (tmp_path / "bad.svs").write_text("no slide")
+        tile.main([str(tmp_path / "bad.svs"), "--out", str(bags), *TILING_FLAGS])
+        assert merge.main([str(bags), "--out", str(tmp_path / "all.h5")]) == 0
+        scores = []
+        for source in (bags, tmp_path / "all.h5"):
+            out = tmp_path / f"{source.name}.csv"
+            flags = ["--run", str(trained.run), "--bags", str(source), "--out", str(out), "--device", "cpu"]
+            assert infer.main(flags) == 1
+            scores.append(out.read_text().replace(str(source), "SOURCE"))
+        assert scores[0] == scores[1]
+        assert "the bag 's01' of 'SOURCE' is gone; tile its slide again" in scores[0]
+
+    def test_small_copies_serve(self, trained: Trained, tmp_path: Path) -> None:
+        """Trained on bags with small copies, slides and bags still score alike, with pictures or without."""
+        flags = [*TILING_FLAGS, "--train-px", "16"]
+        bags, run = tmp_path / "bags", tmp_path / "run"
+        assert tile.main([str(trained.slides), "--out", str(bags), *flags]) == 0
+        given = ["--labels", str(trained.labels), "--out", str(run), *TRAIN_FLAGS, "--train-px", "16", "--epochs", "1"]
+        assert train.main(["--bags", str(bags), *given]) == 0
+        for name, source in (("slides", trained.slides), ("bags", bags), ("bags --heatmaps pictures", bags)):
+            flag, *more = name.split()
+            more = [str(tmp_path / word) if word == "pictures" else word for word in more]
+            out = ["--out", str(tmp_path / f"{name.replace(' ', '')}.csv"), "--device", "cpu"]
+            assert infer.main(["--run", str(run), f"--{flag}", str(source), *out, *more]) == 0
+        tables = [path.read_bytes() for path in tmp_path.glob("*.csv")]
+        assert tables == [tables[0]] * 3
+        assert len(list((tmp_path / "pictures").iterdir())) == 12
 
     def test_every_slide_has_a_row(self, trained: Trained, tmp_path: Path) -> None:
         folder = tmp_path / "new slides"
@@ -343,14 +386,16 @@ class TestInfer:
         assert "is gigabag-model version 2, this program reads gigabag-model version 1" in found
 
 
-@pytest.mark.parametrize("command", [["-m", "tiling"], ["train.py"], ["infer.py"]])
+@pytest.mark.parametrize("command", [["-m", "tiling"], ["-m", "tiling.merge"], ["train.py"], ["infer.py"]])
 def test_help(command: list[str]) -> None:
     done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"usage: {'python -m tiling' if command[0] == '-m' else command[0]} ")
+    assert done.stdout.startswith(f"usage: {'python ' if command[0] == '-m' else ''}{' '.join(command)} ")
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(("name", "main"), [("tile", tile.main), ("train", train.main), ("infer", infer.main)])
+@pytest.mark.parametrize(
+    ("name", "main"), [("tile", tile.main), ("merge", merge.main), ("train", train.main), ("infer", infer.main)]
+)
 def test_console_script_calls_itself_by_its_name(
     name: str, main: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

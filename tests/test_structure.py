@@ -18,16 +18,11 @@ ONLY_IMPORTED_BY = {
     "openslide": "tiling.slide", "pyvips": "tiling.slide", "tifffile": "tiling.tiff",
     "h5py": "tiling.bag", "timm": "mil.backbone",
 }  # fmt: skip
-LEAVES = {
-    "tiling.rank",
-    "tiling.resample",
-    "tiling.sketch",
-    "tiling.tiff",
-    "tiling.tissue",
+LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".split()} | {
     "mil.metrics",
     "mil.pooling",
 }
-MIL_MAY_USE = {f"tiling.{name}" for name in "bag errors manifest output progress settings slide".split()}
+MIL_MAY_USE = {f"tiling.{name}" for name in "bag bags errors manifest output progress settings slide".split()}
 
 
 def imports(path: Path, at_import_time: bool = False) -> set[str]:

@@ -38,7 +38,7 @@ def check(settings: Any, error: type[Exception], **ranges: Range) -> None:
         flag = "--" + name.replace("_", "-")
         options = get_args(hints[name]) if get_origin(hints[name]) is Literal else None
         if options is not None and value not in options:
-            raise error(f"{flag} is one of {', '.join(options)}, not {value!r}")
+            raise error(f"{flag} is one of {', '.join(map(str, options))}, not {value!r}")
         if value is None:
             if type(None) not in get_args(hints[name]):
                 raise error(f"{flag} needs a value, not null")

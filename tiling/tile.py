@@ -7,9 +7,11 @@ from typing import Literal
 
 import numpy as np
 
-from tiling.bag import CODECS, Bag, BagHeader, encode_overview
+from tiling.bag import Bag, BagHeader
+from tiling.codec import CODECS, SMALL_CHROMA, SMALL_QUALITY, encode_overview
 from tiling.errors import InputError, SlideError
 from tiling.rank import RANKS, Choice, Grid, Picture, choose, make_grid, mean_per_cell, tissue_share
+from tiling.resample import resize
 from tiling.settings import at_least, between, check, setting
 from tiling.slide import Slide, open_slide
 from tiling.tissue import tissue_mask
@@ -41,8 +43,14 @@ class TileSpec:
     downsample: float | None = setting(None, "scale: level-0 pixels per pixel of the tiles")
     rank: Literal["tissue", "darkness", "texture", "uniform"] = setting("tissue", "what makes a tile good")
     min_tissue: float = setting(0.1, "share of a tile that must be tissue")
-    codec: Literal["jpeg", "png"] = setting("jpeg", "how tiles are stored")
+    codec: Literal["jpeg", "webp", "png", "raw"] = setting(
+        "jpeg", "how tiles are stored: webp and png lose nothing, raw is bare pixels"
+    )
     quality: int = setting(90, "JPEG quality, 1 to 100")
+    chroma: Literal[420, 422, 444] = setting(420, "JPEG colour resolution: 444 is full, 420 a quarter of the pixels")
+    train_px: int | None = setting(
+        None, "store each tile also at this size, so that training at it, or below, reads and decodes far less"
+    )
 
     def __post_init__(self) -> None:
         scales = {name: getattr(self, name) for name in _SCALES}
@@ -56,7 +64,10 @@ class TileSpec:
         check(
             self, InputError, instances=at_least(1), size=at_least(8), longest_edge=at_least(8), mpp=at_least(0.01),
             magnification=at_least(0.1), downsample=at_least(0.01), min_tissue=between(0, 1), quality=between(1, 100),
+            train_px=at_least(1),
         )  # fmt: skip
+        if self.train_px is not None and self.train_px >= self.size:
+            raise InputError(f"--train-px must be less than --size, which is {self.size}, not {self.train_px}")
 
     def downsample_for(self, slide: Slide, mpp: float | None) -> float:
         """Level-0 pixels per tile pixel on this slide; raises SlideError where its scale is needed but unknown."""
@@ -105,7 +116,7 @@ def tile_slide(
     grid = make_grid(slide.width_px, slide.height_px, spec.downsample_for(slide, mpp), spec.size)
     given = None if score_map is None else mean_per_cell(score_map, grid, slide.width_px, slide.height_px)
     view = look(slide, grid, spec.instances, spec.size)
-    choice, tiles = _cut(slide, grid, spec, view, given)
+    choice, pictures = _cut(slide, grid, spec, view, given)
     overview, overview_downsample = overview_of(view.rgb, slide, grid)
     x0, y0 = grid.corners0(choice.cells)
     header = BagHeader(
@@ -119,12 +130,16 @@ def tile_slide(
         vendor=slide.vendor,
         spec=asdict(spec),
         codec=spec.codec,
-        tiles=len(tiles),
+        tiles=len(pictures),
         side0_px=grid.side0_px,
         overview_downsample=overview_downsample,
         overview_seen=float(view.seen.mean()),
+        train_px=spec.train_px,
     )
-    return Bag(header, tiles, x0, y0, choice.score, choice.tissue, encode_overview(overview))
+    return Bag(
+        header, tuple(tile for tile, _ in pictures), x0, y0, choice.score, choice.tissue, encode_overview(overview),
+        None if spec.train_px is None else tuple(small for _, small in pictures),
+    )  # fmt: skip
 
 
 def _mpp_of(slide: Slide, given: float | None, default: float | None) -> tuple[float | None, str]:
@@ -137,16 +152,15 @@ def _mpp_of(slide: Slide, given: float | None, default: float | None) -> tuple[f
 
 def _cut(
     slide: Slide, grid: Grid, spec: TileSpec, view: View, given: np.ndarray | None
-) -> tuple[Choice, tuple[bytes, ...]]:
-    """The chosen cells and their encoded tiles.
+) -> tuple[Choice, list[tuple[bytes, bytes]]]:
+    """The chosen cells, and for each its tile and the small copy of it, encoded.
 
     The scores of a sketch are estimates. A chosen cell is read, which makes its own score exact, and the choice is made
     again, until all that are chosen have been read: what cannot win is never decoded. Where estimates promise too much,
     only so many are tried, and the best of what was read is taken.
     """
     rank = RANKS[spec.rank]
-    encode = CODECS[spec.codec].encode
-    tiles: dict[int, bytes] = {}
+    tiles: dict[int, tuple[bytes, bytes]] = {}
     while True:
         tissue = tissue_mask(view.rgb)
         scores = rank.score(Picture(view.rgb, tissue, view.seen, view.bytes), grid) if given is None else given
@@ -158,8 +172,17 @@ def _cut(
         unread = [cell for cell in cells if cell not in tiles]
         for cell, x0, y0 in zip(unread, *grid.corners0(np.array(unread, np.int64)), strict=True):
             rgb = slide.read_region(x0, y0, grid.side0_px, grid.side0_px, (spec.size, spec.size))
-            tiles[cell] = encode(rgb, spec.quality)
+            tiles[cell] = _encode(rgb, spec)
             if view.is_sketch:
                 view.look_closer(cell // grid.columns, cell % grid.columns, rgb)
         if not (unread and view.is_sketch and given is None and rank.looks_closer):
-            return choice, tuple(tiles[cell] for cell in cells)
+            return choice, [tiles[cell] for cell in cells]
+
+
+def _encode(rgb: np.ndarray, spec: TileSpec) -> tuple[bytes, bytes]:
+    """A tile, and the small copy of it where the settings ask for one, as bytes."""
+    encode = CODECS[spec.codec].encode
+    tile = encode(rgb, spec.quality, spec.chroma)
+    if spec.train_px is None:
+        return tile, b""
+    return tile, encode(resize(rgb, (spec.train_px, spec.train_px)), SMALL_QUALITY, SMALL_CHROMA)

@@ -9,7 +9,9 @@ from mil.cohort import gather
 from mil.errors import LabelsError
 from mil.labels import Labels, read_labels
 from tests.conftest import TILING_FLAGS, CohortFiles
-from tiling.errors import BagError
+from tiling import merge
+from tiling.bag import BagRef
+from tiling.errors import BagError, InputError
 from tiling.manifest import ManifestRow, write_manifest
 
 
@@ -26,7 +28,7 @@ def labels(cohort: CohortFiles) -> Labels:
 
 def test_all_match(labels: Labels, folder: Path) -> None:
     found = gather(labels, folder, skip_missing=False)
-    assert [path.stem for path in found.bags] == found.labels.table["slide_id"].tolist()
+    assert [ref.path.stem for ref in found.bags] == found.labels.table["slide_id"].tolist()
     assert (found.tile_spec["size"], found.tile_spec["instances"]) == (32, 6)
     assert (len(found.missing), found.unlabelled) == (0, [])
 
@@ -67,7 +69,7 @@ def test_class_without_a_bag(labels: Labels, folder: Path) -> None:
 
 
 def test_missing_folder(labels: Labels, tmp_path: Path) -> None:
-    with pytest.raises(LabelsError, match="no such folder of bags: .*nowhere"):
+    with pytest.raises(InputError, match="no such folder of bags: .*nowhere"):
         gather(labels, tmp_path / "nowhere", skip_missing=False)
 
 
@@ -76,8 +78,42 @@ def test_bags_of_different_specs(labels: Labels, folder: Path, cohort: CohortFil
 
     flags = [*TILING_FLAGS, "--overwrite", "--quality", "50"]
     assert main([str(cohort.slides / "s05.tiff"), "--out", str(folder), *flags]) == 0
-    with pytest.raises(LabelsError, match=r"the bags 's00.h5' and 's05.h5' .* were made with different quality"):
+    with pytest.raises(LabelsError, match=r"the bags '.*s00.h5' and '.*s05.h5' were made with different quality"):
         gather(labels, folder, skip_missing=False)
+
+
+def test_lossless_bags_of_any_codec_go_together(labels: Labels, cohort: CohortFiles, tmp_path: Path) -> None:
+    from tiling.__main__ import main
+
+    slides = sorted(cohort.slides.iterdir())
+    flags = ["--out", str(tmp_path), *TILING_FLAGS]
+    assert main([*map(str, slides[:6]), *flags, "--codec", "raw", "--quality", "50"]) == 0
+    assert main([*map(str, slides[6:]), *flags, "--codec", "webp", "--chroma", "444"]) == 0
+    assert len(gather(labels, tmp_path, skip_missing=False).bags) == 12
+
+
+def test_bags_with_and_without_small_copies(labels: Labels, folder: Path, cohort: CohortFiles) -> None:
+    from tiling.__main__ import main
+
+    flags = [*TILING_FLAGS, "--overwrite", "--train-px", "16"]
+    assert main([str(cohort.slides / "s05.tiff"), "--out", str(folder), *flags]) == 0
+    with pytest.raises(LabelsError, match=r"'.*s05.h5' were made with different train_px; tile all slides"):
+        gather(labels, folder, skip_missing=False)
+
+
+def test_merged_file_is_as_good_as_the_folder(labels: Labels, folder: Path, tmp_path: Path) -> None:
+    (folder / "s03.h5").unlink()
+    write_manifest(folder, {"s03": ManifestRow("s03", "/x/s03.svs", "failed", 0, 0.0, "it is cut short")})
+    shutil.copy(folder / "s00.h5", folder / "other.h5")
+    merged = tmp_path / "all.h5"
+    assert merge.main([str(folder), "--out", str(merged)]) == 0
+    one, other = (gather(labels, path, skip_missing=True) for path in (folder, merged))
+    assert other.bags[0] == BagRef(merged, "/bags/s00")
+    assert (one.tile_spec, one.unlabelled) == (other.tile_spec, other.unlabelled)
+    assert one.labels.table.equals(other.labels.table)
+    assert one.missing.equals(other.missing)
+    with pytest.raises(LabelsError, match=r"the first is 's03' \(it is cut short\)"):
+        gather(labels, merged, skip_missing=False)
 
 
 def test_damaged_bag(labels: Labels, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,42 +11,69 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tiling.bag import CODECS, Bag, BagHeader, encode_overview, read_bag, read_header, write_bag
+from tiling.bag import (
+    Bag,
+    BagHeader,
+    differing,
+    merged_ref,
+    read_bag,
+    read_header,
+    read_merged,
+    software,
+    write_bag,
+    write_merged,
+)  # fmt: skip
+from tiling.codec import CODECS, encode_overview
 from tiling.errors import BagError
+from tiling.resample import resize
 
 RANDOM = np.random.default_rng(0)
 
 
-def make_bag(tiles: int = 3, codec: str = "png", mpp: float | None = 0.5) -> Bag:
-    """A bag of 16 px tiles of noise."""
+def make_bag(tiles: int = 3, codec: str = "png", mpp: float | None = 0.5, train_px: int | None = None) -> Bag:
+    """A bag of 16 px tiles of noise, its small copies brighter, so that they can be told apart."""
     pixels = RANDOM.integers(0, 255, (tiles, 16, 16, 3)).astype(np.uint8)
     header = BagHeader(
         "slide é", "/data/slide é.svs", 12345, 1000, 800, mpp, "file" if mpp else "", "aperio",
-        {"size": 16, "mpp": None}, codec, tiles, 16, 7.5, 0.25,
+        {"size": 16, "mpp": None}, codec, tiles, 16, 7.5, 0.25, train_px,
     )  # fmt: skip
+
+    def encode(tile: np.ndarray) -> bytes:
+        return CODECS[codec].encode(tile, 90, 420)
+
+    small = train_px and tuple(encode(resize(tile, (train_px, train_px)) // 2 + 128) for tile in pixels)
     return Bag(
         header,
-        tuple(CODECS[codec].encode(tile, 90) for tile in pixels),
+        tuple(map(encode, pixels)),
         np.arange(tiles) * 16 - 8,
         np.arange(tiles) * 16,
         np.linspace(1, 0, tiles),
         np.full(tiles, 0.5),
         encode_overview(np.full((80, 100, 3), 240, np.uint8)),
+        small or None,
     )
+
+
+def assert_same(bag: Bag, other: Bag) -> None:
+    """Both have the same header, pictures and arrays."""
+    for name in ("header", "tiles", "small", "overview"):
+        assert getattr(bag, name) == getattr(other, name), name
+    for name in ("x0", "y0", "score", "tissue"):
+        np.testing.assert_array_equal(getattr(bag, name), getattr(other, name))
+        assert getattr(bag, name).dtype == getattr(other, name).dtype
 
 
 @pytest.mark.parametrize("tiles", [1, 3, 16])
 @pytest.mark.parametrize("mpp", [0.5, None])
-def test_round_trip(tmp_path: Path, tiles: int, mpp: float | None) -> None:
-    bag = make_bag(tiles, mpp=mpp)
+@pytest.mark.parametrize("codec", ["jpeg", "webp", "png", "raw"])
+@pytest.mark.parametrize("train_px", [8, None])
+def test_round_trip(tmp_path: Path, tiles: int, mpp: float | None, codec: str, train_px: int | None) -> None:
+    bag = make_bag(tiles, codec, mpp, train_px)
     write_bag(tmp_path / "a.h5", bag)
     back = read_bag(tmp_path / "a.h5")
-    assert back.header == bag.header == read_header(tmp_path / "a.h5")
-    assert back.tiles == bag.tiles
-    assert back.overview == bag.overview
-    for name in ("x0", "y0", "score", "tissue"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(bag, name))
-        assert getattr(back, name).dtype == getattr(bag, name).dtype
+    assert_same(back, bag)
+    assert back.header == read_header(tmp_path / "a.h5")
+    assert (len(back), back.header.software) == (tiles, software())
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
 
 
@@ -65,19 +93,116 @@ def test_h5py_and_pillow_alone_can_read_it(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tile, bag.tile(1))
 
 
+def test_h5py_alone_can_read_raw_tiles(tmp_path: Path) -> None:
+    bag = make_bag(codec="raw", train_px=8)
+    write_bag(tmp_path / "a.h5", bag)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert (file["tiles"].shape, file["tiles"].dtype) == ((3, 16, 16, 3), np.uint8)
+        assert (file["tiles"].chunks, file["small"].chunks) == ((1, 16, 16, 3), (1, 8, 8, 3))
+        np.testing.assert_array_equal(file["tiles"][1], bag.tile(1))
+        np.testing.assert_array_equal(file["small"][2], bag.tile(2, 8))
+        assert file["small"].attrs["px"] == 8
+
+
+class TestSmallCopies:
+    def test_serve_up_to_their_size(self) -> None:
+        bag = make_bag(codec="raw", train_px=8)
+        assert bag.tiles is not None
+        assert bag.small is not None
+        tile, small = (CODECS["raw"].decode(each[1], 0) for each in (bag.tiles, bag.small))
+        np.testing.assert_array_equal(bag.tile(1, 8), small)
+        np.testing.assert_array_equal(bag.tile(1, 5), resize(small, (5, 5)))
+        np.testing.assert_array_equal(bag.tile(1, 9), resize(tile, (9, 9)))
+        np.testing.assert_array_equal(bag.tile(1), tile)
+
+    @pytest.mark.parametrize("codec", ["jpeg", "raw"])
+    def test_alone_are_read_where_they_serve(self, tmp_path: Path, codec: str) -> None:
+        whole = make_bag(codec=codec, train_px=8)
+        write_bag(tmp_path / "a.h5", whole)
+        assert_same(read_bag(tmp_path / "a.h5", 9), whole)
+        assert_same(read_bag(tmp_path / "a.h5", 8), replace(whole, tiles=None))
+        np.testing.assert_array_equal(read_bag(tmp_path / "a.h5", 6).tile(0, 6), whole.tile(0, 6))
+
+    def test_are_not_needed(self, tmp_path: Path) -> None:
+        write_bag(tmp_path / "a.h5", make_bag())
+        assert read_bag(tmp_path / "a.h5", 8).small is None
+        assert read_bag(tmp_path / "a.h5", 8).tile(0, 8).shape == (8, 8, 3)
+
+
+JPEG = {"size": 16, "codec": "jpeg", "quality": 90, "chroma": 420, "train_px": None}
+MANIFEST = [{"slide_id": "bare", "path": "/x/bare.svs", "status": "empty", "tiles": 0, "error": "no tissue"}]
+
+
+class TestDiffering:
+    @pytest.mark.parametrize(
+        ("change", "names"),
+        [
+            ({}, []),
+            ({"size": 8, "quality": 80}, ["quality", "size"]),
+            ({"chroma": 444}, ["chroma"]),
+            ({"train_px": 8}, ["train_px"]),
+            ({"codec": "raw"}, ["chroma", "codec", "quality"]),
+            ({"new": 1}, ["new"]),
+        ],
+    )
+    def test_what_makes_other_pixels(self, change: dict[str, object], names: list[str]) -> None:
+        assert differing(JPEG, {**JPEG, **change}) == names
+
+    def test_lossless_codecs_are_one(self) -> None:
+        raw = {**JPEG, "codec": "raw"}
+        assert differing(raw, {**raw, "codec": "webp", "quality": 50, "chroma": 444}) == []
+        assert differing(raw, {**raw, "codec": "png", "train_px": 8}) == ["train_px"]
+
+
+class TestMerged:
+    def test_round_trip(self, tmp_path: Path) -> None:
+        bags = {"ü b": make_bag(2), "a\udce9": make_bag(codec="raw", train_px=8)}
+        write_merged(tmp_path / "all.h5", bags.items(), MANIFEST)
+        assert read_merged(tmp_path / "all.h5") == (sorted(bags), MANIFEST)
+        for name, bag in bags.items():
+            assert_same(read_bag(merged_ref(tmp_path / "all.h5", name)), bag)
+        assert [path.name for path in tmp_path.iterdir()] == ["all.h5"]
+
+    def test_group_has_the_structure_of_a_bag(self, tmp_path: Path) -> None:
+        bag = make_bag(train_px=8)
+        write_bag(tmp_path / "a.h5", bag)
+        write_merged(tmp_path / "all.h5", [("a", bag)], MANIFEST)
+        with h5py.File(tmp_path / "a.h5") as alone, h5py.File(tmp_path / "all.h5") as merged:
+            group = merged["bags/a"]
+            assert (merged.attrs["format"], merged.attrs["format_version"]) == ("gigabag-merged", 1)
+            assert dict(group.attrs) == dict(alone.attrs)
+            assert {(name, each.shape, each.dtype) for name, each in group.items()} == {
+                (name, each.shape, each.dtype) for name, each in alone.items()
+            }
+            assert json.loads(merged["manifest"][()]) == MANIFEST
+
+    def test_what_fails_leaves_nothing(self, tmp_path: Path) -> None:
+        def bags() -> Iterator[tuple[str, Bag]]:
+            yield "a", make_bag()
+            raise BagError("no more")
+
+        with pytest.raises(BagError, match="no more"):
+            write_merged(tmp_path / "all.h5", bags(), [])
+        assert list(tmp_path.iterdir()) == []
+
+    def test_bag_that_is_not_in_it(self, tmp_path: Path) -> None:
+        write_merged(tmp_path / "all.h5", [("a", make_bag())], [])
+        with pytest.raises(BagError, match=r"'b' in '.*all\.h5' is not a complete bag .*; merge the bags again"):
+            read_bag(merged_ref(tmp_path / "all.h5", "b"))
+
+    def test_one_bag_is_no_merged_file(self, tmp_path: Path) -> None:
+        write_bag(tmp_path / "a.h5", make_bag())
+        with pytest.raises(BagError, match=r"a\.h5' is one bag; give its folder, or a file that"):
+            read_merged(tmp_path / "a.h5")
+
+    def test_merged_file_is_no_bag(self, tmp_path: Path) -> None:
+        write_merged(tmp_path / "all.h5", [("a", make_bag())], [])
+        with pytest.raises(BagError, match="is an HDF5 file but no bag"):
+            read_bag(tmp_path / "all.h5")
+
+
 class TestTile:
-    def test_png_is_exact(self) -> None:
-        tile = RANDOM.integers(0, 255, (32, 32, 3)).astype(np.uint8)
-        codec = CODECS["png"]
-        np.testing.assert_array_equal(codec.decode(codec.encode(tile, 1), 0), tile)
-
-    def test_jpeg_is_close(self) -> None:
-        y, x = np.mgrid[:64, :64]
-        tile = np.stack([x * 2 + 60, y * 2 + 60, x + y + 60], axis=2).astype(np.uint8)
-        back = CODECS["jpeg"].decode(CODECS["jpeg"].encode(tile, 90), 0)
-        assert np.abs(back.astype(int) - tile).max() <= 6
-
-    @pytest.mark.parametrize("codec", ["png", "jpeg"])
+    @pytest.mark.parametrize("codec", ["png", "jpeg", "webp", "raw"])
     @pytest.mark.parametrize("px", [None, 16, 12, 8, 5, 40])
     def test_size(self, codec: str, px: int | None) -> None:
         assert make_bag(codec=codec).tile(0, px).shape == (px or 16, px or 16, 3)
@@ -113,6 +238,12 @@ class TestRefused:
         with pytest.raises(BagError, match="has bag format 99, this program reads 1"):
             read_bag(tmp_path / "a.h5")
 
+    def test_small_copies_are_fewer(self, tmp_path: Path) -> None:
+        bag = make_bag(train_px=8)
+        write_bag(tmp_path / "a.h5", replace(bag, small=(bag.small or ())[:2]))
+        with pytest.raises(BagError, match="arrays of different lengths"):
+            read_bag(tmp_path / "a.h5")
+
     @pytest.mark.parametrize("name", ["tiles", "x0", "score", "overview"])
     def test_part_missing(self, tmp_path: Path, name: str) -> None:
         write_bag(tmp_path / "a.h5", make_bag())
@@ -126,7 +257,7 @@ class TestRefused:
         write_bag(tmp_path / "a.h5", make_bag())
         with h5py.File(tmp_path / "a.h5", "r+") as file:
             file.attrs[name] = value
-        with pytest.raises(BagError, match="which this program cannot use; tile its slide again"):
+        with pytest.raises(BagError, match="which this program cannot use; delete it and tile its slide"):
             read_bag(tmp_path / "a.h5")
 
     def test_without_tiles(self, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,18 @@ class TestOneBatch:
             tile_batch(slides, other, out, workers=1)
         assert bytes_of(out) == before
         assert [row.tiles for row in tile_batch(slides[2:3], other, out, workers=1, overwrite=True)] == [4]
+
+    @pytest.mark.parametrize(
+        ("change", "names"),
+        [({"train_px": 16}, "train_px"), ({"codec": "raw"}, "codec"), ({"chroma": 444}, "chroma")],
+    )
+    def test_other_storage_is_an_error_too(
+        self, files: CohortFiles, tmp_path: Path, change: dict[str, object], names: str
+    ) -> None:
+        out, slides = tmp_path / "bags", find_slides([files.slides / "s00.tiff"])
+        tile_batch(slides, SPEC, out, workers=1)
+        with pytest.raises(InputError, match=rf"s00\.h5' was made with another {names}; .*--overwrite"):
+            tile_batch(slides, replace(SPEC, **change), out, workers=1)  # type: ignore[arg-type]
 
     def test_other_file_or_mpp_under_the_same_name_is_an_error(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides / "s00.tiff"])

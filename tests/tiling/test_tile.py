@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import GLASS, NUCLEI, STROMA, paint
 from tiling.errors import InputError, SlideError
+from tiling.resample import resize
 from tiling.slide import open_slide, write_pyramid
 from tiling.synthetic.histology import LOOKS, draw_slide
 from tiling.tile import TileSpec, tile_slide
@@ -37,6 +38,28 @@ def test_pixels_are_the_slides_own(slide: Path) -> None:
     pixels = open_slide(slide).levels[0].read(256, 128, 128, 128)
     np.testing.assert_array_equal(bag.tile(0), pixels)
     np.testing.assert_allclose(bag.tile(0).mean(axis=(0, 1)), NUCLEI, atol=4)
+
+
+@pytest.mark.parametrize("codec", ["raw", "webp", "png", "jpeg"])
+def test_small_copies_are_the_tiles_of_the_slide_reduced(slide: Path, codec: str) -> None:
+    spec = TileSpec(size=128, downsample=1, codec=codec, quality=20, train_px=32)  # type: ignore[arg-type]
+    bag = tile_slide(slide, spec)
+    assert (bag.header.train_px, bag.header.spec["train_px"]) == (32, 32)
+    opened = open_slide(slide)
+    for index, (x, y) in enumerate(zip(bag.x0.tolist(), bag.y0.tolist(), strict=True)):
+        wanted = resize(opened.read_region(x, y, 128, 128, (128, 128)), (32, 32))
+        # From the slide's pixels, not from a tile that a quality of 20 has spoilt.
+        worst = np.abs(bag.tile(index, 32).astype(int) - wanted).max()
+        assert worst <= (6 if codec == "jpeg" else 0)
+        assert bag.tile(index, 20).shape == (20, 20, 3)
+
+
+def test_lossless_codecs_give_the_same_pixels(slide: Path) -> None:
+    bags = [tile_slide(slide, TileSpec(size=128, downsample=1, codec=codec)) for codec in ("raw", "webp", "png")]  # type: ignore[arg-type]
+    for index in range(len(bags[0])):
+        for bag in bags[1:]:
+            np.testing.assert_array_equal(bag.tile(index), bags[0].tile(index))
+    assert bags[0].small is None
 
 
 def test_instances_are_the_most_a_bag_holds(slide: Path) -> None:
@@ -156,6 +179,10 @@ class TestTileSpec:
             ({"downsample": float("nan")}, "--downsample must be a finite number, not nan"),
             ({"min_tissue": 1.5}, "--min-tissue must be from 0 to 1, not 1.5"),
             ({"quality": 101}, "--quality must be from 1 to 100, not 101"),
+            ({"chroma": 411}, "--chroma is one of 420, 422, 444, not 411"),
+            ({"codec": "jxl"}, "--codec is one of jpeg, webp, png, raw, not 'jxl'"),
+            ({"train_px": 0}, "--train-px must be at least 1, not 0"),
+            ({"train_px": 1024}, "--train-px must be less than --size, which is 1024, not 1024"),
             ({"rank": "best"}, "--rank is one of tissue, darkness, texture, uniform, not 'best'"),
         ],
     )

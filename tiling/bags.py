@@ -1,0 +1,49 @@
+"""Where bags are: a folder of them, or one merged file. Whoever takes bags takes both, through `open_bags`."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from tiling.bag import SUFFIX, BagRef, merged_ref, read_merged
+from tiling.errors import BagError, InputError
+from tiling.manifest import ManifestRow, read_manifest
+
+
+class Bags(NamedTuple):
+    """The bags in a folder or a merged file by name, sorted, and the rows of its manifest.
+
+    Nothing is held open; it can be sent to another process.
+    """
+
+    path: Path
+    refs: dict[str, BagRef]
+    manifest: dict[str, ManifestRow]
+
+    def why_missing(self, name: str) -> str:
+        """Why there is no bag of that name."""
+        if name not in self.manifest:
+            return "it was never tiled"
+        return self.manifest[name].error or "its bag is gone"
+
+
+def open_bags(path: Path) -> Bags:
+    """The bags at `path`; raises InputError where there is nothing, BagError where a file is no merged file."""
+    if path.is_dir():
+        names = sorted(each.name.removesuffix(SUFFIX) for each in path.glob(f"*{SUFFIX}"))
+        return Bags(path, {name: BagRef(path / f"{name}{SUFFIX}") for name in names}, read_manifest(path))
+    if not path.exists():
+        raise InputError(
+            f"no such folder of bags: {str(path)!r} (nor a merged file); check the path, or make it with "
+            "`python -m tiling SLIDES --out BAGS`"
+        )
+    names, rows = read_merged(path)
+    try:
+        manifest = {row["slide_id"]: ManifestRow(**row, seconds=0.0) for row in rows}
+    except (KeyError, TypeError) as error:
+        raise BagError(f"{str(path)!r} has a manifest that cannot be read ({error}); merge the bags again") from error
+    return Bags(path, {name: merged_ref(path, name) for name in names}, manifest)
+
+
+def portable(manifest: dict[str, ManifestRow]) -> list[dict[str, object]]:
+    """The rows of a manifest as a merged file keeps them: without seconds, for the same bags give the same bytes."""
+    rows = [manifest[name]._asdict() for name in sorted(manifest)]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]

@@ -69,8 +69,7 @@ class Level(NamedTuple):
         return np.concatenate(parts)
 
     def _reduce(self, x: int, y: int, width: int, height: int, reduction: int) -> np.ndarray:
-        right, bottom = min((x + width) * reduction, self.width_px), min((y + height) * reduction, self.height_px)
-        rgb = self.read(x * reduction, y * reduction, right - x * reduction, bottom - y * reduction)
+        rgb = self.read(x * reduction, y * reduction, width * reduction, height * reduction)
         return np.asarray(Image.fromarray(rgb).reduce(reduction))
 
 
@@ -138,7 +137,8 @@ class Slide(NamedTuple):
         fine_enough = [each for each in self.levels if self.width_px <= most * each.width_px]
         level = min(fine_enough or self.levels[:1], key=lambda each: each.width_px)
         level_downsample = self.width_px / level.width_px
-        reductions = REDUCTIONS if level.tiled is not None else REDUCTIONS[:1]
+        smallest = min(level.width_px, level.height_px)
+        reductions = [each for each in REDUCTIONS if each <= smallest] if level.tiled is not None else REDUCTIONS[:1]
         return level, max((each for each in reductions if each * level_downsample <= most), default=1)
 
     def read_level(self, level: Level, reduction: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -147,10 +147,8 @@ class Slide(NamedTuple):
         Raises SlideError where the file cannot be decoded.
         """
         left, top = max(x, 0), max(y, 0)
-        right, bottom = (
-            min(x + width, -(-level.width_px // reduction)),
-            min(y + height, -(-level.height_px // reduction)),
-        )
+        # A reduced pixel across the border would be mixed with what a compressed tile holds beyond it.
+        right, bottom = min(x + width, level.width_px // reduction), min(y + height, level.height_px // reduction)
         if left >= right or top >= bottom:
             return np.full((height, width, 3), 255, np.uint8)
         try:

@@ -47,10 +47,6 @@ class TiledPage:
         self._file = file
         self._decode = decode
 
-    def size_px(self, reduction: int) -> tuple[int, int]:
-        """Width and height of the reduced page."""
-        return -(-self.width_px // reduction), -(-self.height_px // reduction)
-
     def read(self, x: int, y: int, width: int, height: int, reduction: int = 1) -> np.ndarray:
         """RGB uint8 (height, width, 3) of a rectangle of the reduced page; raises TileError where it cannot be."""
         tile_w, tile_h = self.tile_width_px // reduction, self.tile_height_px // reduction

@@ -22,6 +22,12 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     return {pyramid: folder / f"{pyramid}.tiff" for pyramid in (True, False)}
 
 
+@pytest.fixture(autouse=True)
+def thrift(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is free on a slide of a gigapixel would be all of these."""
+    monkeypatch.setattr("tiling.view._FREE_BYTES", 4_000_000)
+
+
 SPEC = TileSpec(instances=6, size=256, downsample=4)
 
 

@@ -15,8 +15,8 @@ from tiling.tiff import TiledPage
 _MAP_PX = 1280  # the longest side of the picture, in whole pixels a cell
 _CELL_PX = (8, 512)  # the fewest and most pixels a cell gets
 _OVERVIEW_PX = 1024
-_SHARE_OF_TILES = 0.35  # bytes that may be decoded for the picture, relative to those of the tiles to be cut
-_FREE_BYTES = 16_000_000  # decoded without a thought, in some two tenths of a second
+_SHARE_OF_TILES = 0.5  # bytes that may be decoded for the picture, relative to those of the tiles to be cut
+_FREE_BYTES = 48_000_000  # decoded without a thought, in about half a second
 
 
 class View(NamedTuple):

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import openslide
@@ -19,7 +19,7 @@ from PIL import Image
 
 from tiling.errors import SlideError
 from tiling.resample import resize
-from tiling.tiff import REDUCTIONS, Page, TiledPage, TileError, erase_resolution, read_pages, tiff_code
+from tiling.tiff import Page, TiledPage, TileError, erase_resolution, read_pages, tiff_code
 
 pyvips.cache_set_max(0)  # libvips would otherwise keep the last hundred operations, and so slides, open
 
@@ -39,24 +39,82 @@ _FULL_SCALE_SLACK_PX = 1.0  # a level whose region is this close to the wanted s
 _PLAUSIBLE_MAGNIFICATION = (0.5, 200.0)
 _NEARLY = 1.01  # times the wanted downsample; a level that coarse is as good
 
+_ROWS_AT_ONCE = 16  # decoded of a picture that is read from its top
 _MOST_PX_AT_ONCE = 16_000_000  # of a level; a larger region that is to be reduced is read in parts
 
 ReadPixels = Callable[[int, int, int, int], np.ndarray]
 
 
+class StreamedPage:
+    """A large picture that is decoded from its top to its end: a JPEG, a PNG, a TIFF in strips.
+
+    Rows must be asked for from the top down, for the file is decoded again where they are not. The rows of the last
+    rectangle are kept, over the whole width: another beside it costs nothing.
+    """
+
+    REDUCTIONS = (1, 2, 4, 8, 16, 32, 64)
+
+    def __init__(self, path: Path, reductions: tuple[int, ...], options: dict[str, Any]) -> None:
+        self.reductions = reductions
+        self._path, self._options = path, options
+        self._reduction = 0
+        self._top = 0
+        self._rows = np.empty((0, 0, 3), np.uint8)
+        self._region: pyvips.Region = None
+
+    def read(self, x: int, y: int, width: int, height: int, reduction: int = 1) -> np.ndarray:
+        """RGB uint8 (height, width, 3) of a rectangle of the reduced picture, all inside it."""
+        if reduction != self._reduction or y < self._top:
+            image = self._open(reduction)
+            if y == 0 and height >= image.height - 1:  # libvips may count a broken pixel at the end
+                return np.asarray(image.numpy()[:height, x : x + width])
+            self._region, self._reduction, self._top = pyvips.Region.new(image), reduction, 0
+            self._rows = np.empty((0, image.width, 3), np.uint8)
+        end = self._top + len(self._rows)
+        if y + height > end:
+            kept = self._rows[y - self._top :]
+            new = (
+                _fetch(self._region, 0, row, self._rows.shape[1], min(_ROWS_AT_ONCE, y + height - row))
+                for row in range(y + len(kept), y + height, _ROWS_AT_ONCE)
+            )
+            self._rows, self._top = np.concatenate([kept, *new]), y
+        return self._rows[y - self._top : y - self._top + height, x : x + width]
+
+    def _open(self, reduction: int) -> pyvips.Image:
+        """The picture from its top, reduced as much as the decoder can do itself and the rest by means."""
+        options = {"access": "sequential", "fail_on": "error", **self._options}
+        image = pyvips.Image.new_from_file(str(self._path), **options)
+        in_decoder = 1
+        if str(image.get("vips-loader")).startswith("jpeg"):
+            in_decoder = min(reduction, 8)
+            image = pyvips.Image.jpegload(str(self._path), shrink=in_decoder, **options)
+        rest = reduction // in_decoder
+        return _as_rgb(image).shrink(rest, rest) if rest > 1 else _as_rgb(image)
+
+
 class Level(NamedTuple):
     """One resolution of a slide; `read(x, y, width, height)` takes pixels of this level, all inside it.
 
-    `tiled` is the page of a TIFF that has the same pixels, where there is one that can be read by the tile.
+    `tiled` is the page of a TIFF that has the same pixels, where there is one that can be read by the tile, `streamed`
+    what reads a picture that can only be decoded from its top to its end.
     """
 
     width_px: int
     height_px: int
     read: ReadPixels
     tiled: TiledPage | None = None
+    streamed: StreamedPage | None = None
+
+    @property
+    def reductions(self) -> tuple[int, ...]:
+        """By how much the level can be reduced as it is decoded."""
+        faster = self.tiled or self.streamed
+        return tuple(sorted({1, *faster.reductions})) if faster is not None else (1,)
 
     def read_reduced(self, x: int, y: int, width: int, height: int, reduction: int) -> np.ndarray:
-        """RGB uint8 (height, width, 3) of a rectangle of this level reduced by 1, 2, 4 or 8, all inside it."""
+        """RGB uint8 (height, width, 3) of a rectangle of this level reduced by one of `reductions`, all inside it."""
+        if self.streamed is not None and reduction in self.streamed.reductions:
+            return self.streamed.read(x, y, width, height, reduction)
         if self.tiled is not None:
             with suppress(TileError):  # the library tells what is wrong, or knows better
                 return self.tiled.read(x, y, width, height, reduction)
@@ -138,8 +196,8 @@ class Slide(NamedTuple):
         level = min(fine_enough or self.levels[:1], key=lambda each: each.width_px)
         level_downsample = self.width_px / level.width_px
         smallest = min(level.width_px, level.height_px)
-        reductions = [each for each in REDUCTIONS if each <= smallest] if level.tiled is not None else REDUCTIONS[:1]
-        return level, max((each for each in reductions if each * level_downsample <= most), default=1)
+        fitting = [each for each in level.reductions if each <= smallest and each * level_downsample <= most]
+        return level, max(fitting, default=1)
 
     def read_level(self, level: Level, reduction: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """RGB uint8 (height, width, 3) of a rectangle of the reduced level, in its own pixels; white outside of it.
@@ -223,8 +281,17 @@ def _open_with_openslide(path: Path) -> Slide:
 
         return read
 
-    tiled = _tiled_by_size(read_pages(path)) if vendor in _PLAIN_PAGES and background == "#ffffff" else {}
-    levels = tuple(Level(*size, reader(index), tiled.get(size)) for index, size in enumerate(slide.level_dimensions))
+    pages = _pages_by_size(path) if vendor in _PLAIN_PAGES and background == "#ffffff" else {}
+
+    def level(index: int, size_px: tuple[int, int]) -> Level:
+        if size_px not in pages:
+            return Level(*size_px, reader(index))
+        number, page = pages[size_px]
+        if page.tiled is not None or page.compression not in _VIPS_COMPRESSIONS:
+            return Level(*size_px, reader(index), page.tiled)
+        return _vips_level(path, number, _tiff_page(path, number), page)
+
+    levels = tuple(level(index, size_px) for index, size_px in enumerate(slide.level_dimensions))
     mpp = _number(properties.get(openslide.PROPERTY_NAME_MPP_X), _PLAUSIBLE_MPP)
     magnification = _number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER), _PLAUSIBLE_MAGNIFICATION)
     return Slide(path, *slide.dimensions, mpp, magnification, vendor, levels)
@@ -256,7 +323,7 @@ def _open_with_vips(path: Path) -> Slide:
     count = int(image.get("n-pages")) if loader == "tiff" and "n-pages" in image.get_fields() else 1
     images = {0: image, **{index: _tiff_page(path, index) for index in range(1, count)}}
     levels = tuple(
-        Level(each.width, each.height, *_read_by_hand_or_vips(each, pages[index : index + 1]))
+        _vips_level(path, index, each, pages[index] if index < len(pages) else None)
         for index, each in images.items()
         if index == 0 or _is_reduced(each, image)
     )
@@ -264,9 +331,10 @@ def _open_with_vips(path: Path) -> Slide:
     return Slide(path, image.width, image.height, mpp, None, loader, levels)
 
 
-def _tiled_by_size(pages: list[Page]) -> dict[tuple[int, int], TiledPage]:
-    """The tiled page of each size (width, height), the first one where two have it."""
-    return {(page.width_px, page.height_px): page.tiled for page in reversed(pages) if page.tiled is not None}
+def _pages_by_size(path: Path) -> dict[tuple[int, int], tuple[int, Page]]:
+    """The number and the page of each size (width, height), the first one where two have it."""
+    pages = list(enumerate(read_pages(path)))
+    return {(page.width_px, page.height_px): (number, page) for number, page in reversed(pages)}
 
 
 def _refuse_unknown_compression(path: Path, pages: list[Page]) -> None:
@@ -279,12 +347,19 @@ def _refuse_unknown_compression(path: Path, pages: list[Page]) -> None:
             )
 
 
-def _read_by_hand_or_vips(image: pyvips.Image, pages: list[Page]) -> tuple[ReadPixels, TiledPage | None]:
-    """How to read a page: by the tile where that is possible, by libvips where it knows the compression."""
-    tiled = pages[0].tiled if pages else None
-    if tiled is not None and pages[0].compression not in _VIPS_COMPRESSIONS:
-        return tiled.read, tiled
-    return _vips_reader(image), tiled
+def _vips_level(path: Path, index: int, image: pyvips.Image, page: Page | None) -> Level:
+    """A page of a file: read by the tile where that is possible, at any place or from its top where it is not."""
+    size_px = image.width, image.height
+    if page is not None and page.tiled is not None:
+        is_read = page.compression in _VIPS_COMPRESSIONS
+        return Level(*size_px, _vips_reader(image) if is_read else page.tiled.read, page.tiled)
+    if image.width * image.height <= _MOST_PX_AT_ONCE:
+        return Level(*size_px, _vips_reader(image))
+    options = {"page": index} if page is not None else {}
+    if page is not None and page.is_tiled:
+        return Level(*size_px, _vips_reader(image), streamed=StreamedPage(path, StreamedPage.REDUCTIONS[3:], options))
+    streamed = StreamedPage(path, StreamedPage.REDUCTIONS, options)
+    return Level(*size_px, streamed.read, streamed=streamed)
 
 
 def _tiff_page(path: Path, page: int) -> pyvips.Image:
@@ -300,17 +375,22 @@ def _is_reduced(page: pyvips.Image, whole: pyvips.Image) -> bool:
 
 
 def _vips_reader(image: pyvips.Image) -> ReadPixels:
-    if image.interpretation != "srgb" or image.format != "uchar":
-        image = image.colourspace("srgb").cast("uchar")
-    if image.hasalpha():
-        image = image.flatten(background=255)
-    region = pyvips.Region.new(image)
+    region = pyvips.Region.new(_as_rgb(image))
 
     def read(x: int, y: int, width: int, height: int) -> np.ndarray:
-        pixels = np.frombuffer(region.fetch(x, y, width, height), np.uint8)
-        return pixels.reshape(height, width, image.bands)
+        return _fetch(region, x, y, width, height)
 
     return read
+
+
+def _as_rgb(image: pyvips.Image) -> pyvips.Image:
+    if image.interpretation != "srgb" or image.format != "uchar":
+        image = image.colourspace("srgb").cast("uchar")
+    return image.flatten(background=255) if image.hasalpha() else image
+
+
+def _fetch(region: pyvips.Region, x: int, y: int, width: int, height: int) -> np.ndarray:
+    return np.frombuffer(region.fetch(x, y, width, height), np.uint8).reshape(height, width, 3)
 
 
 def _number(text: str | float | None, plausible: tuple[float, float]) -> float | None:

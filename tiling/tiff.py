@@ -33,10 +33,12 @@ class TileError(ValueError):
 
 
 class TiledPage:
-    """One page of a tiled TIFF. `read` takes pixels of the page reduced by 1, 2, 4 or 8, all inside it.
+    """One page of a tiled TIFF, which can be reduced by one of `reductions` as it is read.
 
     `bytecounts` is int64 (tile rows, tile columns); 0 stands for a tile that was left out, and reads as background.
     """
+
+    reductions = REDUCTIONS
 
     def __init__(self, file: "_File", page: tifffile.TiffPage, decode: Decode) -> None:
         self.width_px, self.height_px = int(page.imagewidth), int(page.imagelength)
@@ -48,7 +50,10 @@ class TiledPage:
         self._decode = decode
 
     def read(self, x: int, y: int, width: int, height: int, reduction: int = 1) -> np.ndarray:
-        """RGB uint8 (height, width, 3) of a rectangle of the reduced page; raises TileError where it cannot be."""
+        """RGB uint8 (height, width, 3) of a rectangle of the reduced page, all inside it.
+
+        Raises TileError where it cannot be decoded.
+        """
         tile_w, tile_h = self.tile_width_px // reduction, self.tile_height_px // reduction
         out = np.empty((height, width, 3), np.uint8)
         columns = range(x // tile_w, -(-(x + width) // tile_w))
@@ -83,6 +88,7 @@ class Page(NamedTuple):
 
     width_px: int
     height_px: int
+    is_tiled: bool
     compression: int
     tiled: TiledPage | None
 
@@ -130,7 +136,7 @@ def _page(file: "_File", page: tifffile.TiffPage) -> Page:
         0 < side <= _MOST_TILE_PX and side % max(REDUCTIONS) == 0 for side in (page.tilewidth, page.tilelength)
     )
     tiled = TiledPage(file, page, decoder(page)) if decoder and is_colour and fits else None
-    return Page(int(page.imagewidth), int(page.imagelength), int(page.compression), tiled)
+    return Page(int(page.imagewidth), int(page.imagelength), bool(page.is_tiled), int(page.compression), tiled)
 
 
 def _jpeg(page: tifffile.TiffPage) -> Decode:

@@ -169,7 +169,7 @@ def _cut(
             share[~np.isin(np.arange(share.size).reshape(share.shape), list(tiles))] = 0
         choice = choose(scores, share, spec.instances, spec.min_tissue)
         cells = choice.cells.tolist()
-        unread = [cell for cell in cells if cell not in tiles]
+        unread = sorted(cell for cell in cells if cell not in tiles)  # from the top, as some files must be read
         for cell, x0, y0 in zip(unread, *grid.corners0(np.array(unread, np.int64)), strict=True):
             rgb = slide.read_region(x0, y0, grid.side0_px, grid.side0_px, (spec.size, spec.size))
             tiles[cell] = _encode(rgb, spec)

@@ -9,7 +9,8 @@ import pyvips
 from PIL import Image
 
 from tiling.errors import SlideError
-from tiling.slide import open_slide, write_pyramid
+from tiling.slide import Slide, open_slide, write_pyramid
+from tiling.tile import TileSpec, tile_slide
 
 
 def coordinates(width: int, height: int) -> np.ndarray:
@@ -206,3 +207,47 @@ def test_real_pixels_know_where_they_are(real_data: Path) -> None:
         slide = open_slide(real_data / "slides_odd" / name)
         reference = np.asarray(Image.open(real_data / "slides_odd" / "XYC.png").convert("RGB"))
         np.testing.assert_array_equal(slide.read_region(40, 72, 128, 64, (128, 64)), reference[72:136, 40:168])
+
+
+class TestStreamed:
+    """Large pictures that can only be decoded from their top."""
+
+    @pytest.fixture(params=["a.png", "a.tif", "tiled.tif"])
+    def streamed(self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slide:
+        monkeypatch.setattr("tiling.slide._MOST_PX_AT_ONCE", 10_000)
+        y, x = np.mgrid[:310, :290]
+        waves = (127 + 60 * np.sin(x / 17) + 60 * np.cos(y / 13)).astype(np.uint8)
+        self.rgb = np.stack([waves, waves // 2, 255 - waves], 2)
+        options = {"tile": True, "tile_width": 64, "tile_height": 64} if "tiled" in request.param else {}
+        image = pyvips.Image.new_from_array(self.rgb)
+        image.write_to_file(
+            str(tmp_path / request.param), **({"compression": "lzw"} if "tif" in request.param else {}), **options
+        )
+        slide = open_slide(tmp_path / request.param)
+        assert slide.levels[0].streamed is not None
+        return slide
+
+    def test_rectangles_in_any_order_are_exact(self, streamed: Slide) -> None:
+        for x, y, side in ((10, 20, 64), (200, 20, 64), (100, 60, 64), (0, 246, 64), (5, 0, 64), (226, 200, 64)):
+            region = streamed.read_region(x, y, side, side, (side, side))
+            np.testing.assert_array_equal(region, self.rgb[y : y + side, x : x + side])
+
+    @pytest.mark.parametrize("downsample", [2, 4, 8, 10])
+    def test_reduced_is_the_mean(self, streamed: Slide, downsample: int) -> None:
+        out_px = 290 // downsample, 310 // downsample
+        whole = streamed.read_region(0, 0, out_px[0] * downsample, out_px[1] * downsample, out_px)
+        inside = self.rgb[: out_px[1] * downsample, : out_px[0] * downsample].astype(float)
+        means = inside.reshape(out_px[1], downsample, out_px[0], downsample, 3).mean(axis=(1, 3))
+        np.testing.assert_allclose(whole[1:-1, 1:-1], means[1:-1, 1:-1], atol=8)
+
+    def test_whole_slide_is_decoded_twice_at_most(self, streamed: Slide, monkeypatch: pytest.MonkeyPatch) -> None:
+        page = streamed.levels[0].streamed
+        assert page is not None
+        opened, real = [], type(page)._open
+        monkeypatch.setattr(
+            type(page), "_open", lambda page, reduction: opened.append(reduction) or real(page, reduction)
+        )
+        monkeypatch.setattr("tiling.tile.open_slide", lambda path: streamed)
+        bag = tile_slide(streamed.path, TileSpec(size=32, downsample=2, min_tissue=0))
+        assert len(bag) == 16
+        assert len(opened) <= 2

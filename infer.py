@@ -14,7 +14,7 @@ from tiling.bag import SUFFIX, Bag, read_bag
 from tiling.errors import BagError, InputError, SlideError, TilingError
 from tiling.manifest import read_manifest
 from tiling.output import make_writable
-from tiling.progress import progress
+from tiling.progress import progress, shown
 from tiling.sources import SlideRef, find_slides
 from tiling.tile import NO_TISSUE, TileSpec, tile_slide
 
@@ -34,6 +34,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--out", required=True, help="CSV with a row for every slide")
     parser.add_argument("--heatmaps", help="folder for a picture of each slide with its tiles and their attention")
     cli.add_workers(parser, "tile slides")
+    cli.add_time_limit(parser)
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
     return parser
 
@@ -41,7 +42,7 @@ def _parser() -> ArgumentParser:
 def _work(args: Namespace) -> int:
     if bool(args.slides) == bool(args.bags):
         raise InputError("give either --slides or --bags")
-    workers = cli.workers_from(args)
+    workers, time_limit_s = cli.workers_from(args), cli.time_limit_from(args)
     slides = find_slides(map(Path, args.slides)) if args.slides else bags_in(Path(args.bags))
     from mil.predict import FAILED, load_run, pick_device, write_predictions  # torch: wrong input is told before
 
@@ -52,19 +53,19 @@ def _work(args: Namespace) -> int:
     for folder in filter(None, (out.parent, heatmaps)):
         make_writable(folder)
     spec = run.card.tile_spec
-    bags = tile_all(slides, spec, workers) if args.slides else read_all(slides, spec)
+    bags = tile_all(slides, spec, workers, time_limit_s) if args.slides else read_all(slides, spec)
     rows = {slide.slide_id: _failed(run, slide, NOT_REACHED) for slide in slides}
     try:
         with progress(len(slides), "slide", "scoring") as bar:
             for slide, bag in bags:
                 row = rows[slide.slide_id] = score(run, slide, bag, heatmaps)
                 if row["error"]:
-                    bar.write(f"failed: {slide.slide_id}: {row['error']}", file=sys.stderr)
+                    bar.write(f"failed: {shown(slide.slide_id)}: {row['error']}", file=sys.stderr)
                 bar.update()
     finally:
         write_predictions(out, list(rows.values()))
     failed = sum(row["status"] == FAILED for row in rows.values())
-    print(f"{len(rows) - failed} slides scored, {failed} failed; a row for each in {out}")
+    print(f"{len(rows) - failed} slides scored, {failed} failed; a row for each in {shown(out)}")
     return cli.SOME_FAILED if failed else cli.OK
 
 
@@ -79,16 +80,16 @@ def bags_in(folder: Path) -> list[SlideRef]:
 
 
 def tile_all(
-    slides: Sequence[SlideRef], spec: dict[str, Any], workers: int
+    slides: Sequence[SlideRef], spec: dict[str, Any], workers: int, time_limit_s: float
 ) -> Iterator[tuple[SlideRef, Bag | Exception]]:
     """Each slide with its bag, made in worker processes as the run's own bags were, or with what went wrong."""
-    from tiling.batch import run_slides
+    from tiling.workers import run_slides
 
     try:
         tile_spec = TileSpec(**spec)
     except TypeError as error:
         raise InputError(f"the run was trained on tiles that this version cannot cut ({error}); give --bags") from error
-    return run_slides(partial(_tile, tile_spec), slides, workers)
+    return run_slides(partial(_tile, tile_spec), slides, workers, time_limit_s)
 
 
 def _tile(spec: TileSpec, slide: SlideRef) -> Bag:

@@ -1,6 +1,7 @@
 """Command lines made from settings dataclasses: flags and YAML keys are their fields, wrong input is one sentence."""
 
 import itertools
+import math
 import os
 import re
 import sys
@@ -54,6 +55,22 @@ def workers_from(args: Namespace) -> int:
     if args.workers < 1:
         raise InputError(f"--workers must be at least 1, not {args.workers}")
     return int(args.workers)
+
+
+def add_time_limit(parser: ArgumentParser) -> None:
+    """Add `--time-limit SECONDS`."""
+    from tiling.workers import TIME_LIMIT_S
+
+    parser.add_argument(
+        "--time-limit", type=float, default=TIME_LIMIT_S, help="seconds after which a slide is given up as failed"
+    )
+
+
+def time_limit_from(args: Namespace) -> float:
+    """The seconds a slide may take; raises InputError where that is no time."""
+    if not 0 < args.time_limit < math.inf:
+        raise InputError(f"--time-limit must be more than 0 seconds, not {args.time_limit:g}")
+    return float(args.time_limit)
 
 
 def settings_from(args: Namespace, settings: type[Settings]) -> Settings:

@@ -59,6 +59,11 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def written_name(name: str) -> str:
+    """A name as it stands in a table: what is not text in UTF-8 is escaped there."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV, whole or not at all."""
     with (

@@ -5,20 +5,26 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import TILING_FLAGS, CohortFiles, make_cohort, paint
-from tiling.batch import run_slides, tile_batch
-from tiling.errors import InputError, SlideError
+from tiling.batch import Runner, tile_batch
+from tiling.errors import InputError
 from tiling.manifest import ManifestRow, read_manifest, write_manifest
 from tiling.slide import write_pyramid
 from tiling.sources import SlideRef, find_slides
 from tiling.tile import TileSpec
+from tiling.workers import run_slides
 
 ROOT = Path(__file__).parents[2]
 SPEC = TileSpec(size=32, downsample=1, instances=6)
+
+
+def on(workers: int) -> Runner:
+    return partial(run_slides, workers=workers)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -27,8 +33,8 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 def test_same_bytes_whatever_the_workers(cohort: CohortFiles, tmp_path: Path) -> None:
     slides = find_slides([cohort.slides])
-    tile_batch(slides, SPEC, tmp_path / "one", workers=1)
-    tile_batch(slides[::-1], SPEC, tmp_path / "two", workers=2)
+    tile_batch(slides, SPEC, tmp_path / "one", on(1))
+    tile_batch(slides[::-1], SPEC, tmp_path / "two", on(2))
     assert len(bytes_of(tmp_path / "one")) == 12
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
 
@@ -43,7 +49,7 @@ class TestOneBatch:
 
     def test_each_slide_has_a_row(self, files: CohortFiles, tmp_path: Path) -> None:
         out = tmp_path / "bags"
-        rows = tile_batch(find_slides([files.slides]), SPEC, out, workers=2)
+        rows = tile_batch(find_slides([files.slides]), SPEC, out, on(2))
         assert [(row.slide_id, row.status, row.tiles) for row in rows] == [
             ("bare", "empty", 0), ("broken", "failed", 0), ("s00", "done", 6), ("s01", "done", 6), ("s02", "done", 6),
         ]  # fmt: skip
@@ -55,11 +61,11 @@ class TestOneBatch:
 
     def test_second_run_makes_only_what_is_missing(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides])
-        first = tile_batch(slides, SPEC, out, workers=2)
+        first = tile_batch(slides, SPEC, out, on(2))
         (out / "s01.h5").unlink()
         (out / "s02.h5").write_bytes(b"half a file")
         kept = (out / "s00.h5").stat().st_mtime_ns
-        second = tile_batch(slides, SPEC, out, workers=2)
+        second = tile_batch(slides, SPEC, out, on(2))
         assert [row.status for row in second] == [row.status for row in first]
         assert (out / "s00.h5").stat().st_mtime_ns == kept
         assert second[2] == first[2]._replace(seconds=round(first[2].seconds, 3))
@@ -67,94 +73,75 @@ class TestOneBatch:
 
     def test_rows_of_other_slides_stay_in_the_manifest(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides])
-        tile_batch(slides[:3], SPEC, out, workers=1)
-        tile_batch(slides[3:], SPEC, out, workers=1)
+        tile_batch(slides[:3], SPEC, out, on(1))
+        tile_batch(slides[3:], SPEC, out, on(1))
         assert list(read_manifest(out)) == ["bare", "broken", "s00", "s01", "s02"]
 
     def test_other_spec_is_an_error_before_any_work(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides])
-        tile_batch(slides[2:3], SPEC, out, workers=1)
+        tile_batch(slides[2:3], SPEC, out, on(1))
         before = bytes_of(out)
         other = TileSpec(size=64, downsample=1, instances=5)
         with pytest.raises(InputError, match=r"s00\.h5' was made with another instances, size; .*--overwrite"):
-            tile_batch(slides, other, out, workers=1)
+            tile_batch(slides, other, out, on(1))
         assert bytes_of(out) == before
-        assert [row.tiles for row in tile_batch(slides[2:3], other, out, workers=1, overwrite=True)] == [4]
+        assert [row.tiles for row in tile_batch(slides[2:3], other, out, on(1), overwrite=True)] == [4]
 
     def test_other_file_or_mpp_under_the_same_name_is_an_error(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides / "s00.tiff"])
-        tile_batch(slides, SPEC, out, workers=1)
+        tile_batch(slides, SPEC, out, on(1))
         with pytest.raises(InputError, match="made from another file or with another mpp"):
-            tile_batch([slides[0]._replace(mpp=0.7)], SPEC, out, workers=1)
+            tile_batch([slides[0]._replace(mpp=0.7)], SPEC, out, on(1))
         with pytest.raises(InputError, match="made from another file or with another mpp"):
-            tile_batch([slides[0]._replace(path=files.slides / "bare.tiff")], SPEC, out, workers=1)
+            tile_batch([slides[0]._replace(path=files.slides / "bare.tiff")], SPEC, out, on(1))
 
     def test_overwriting_a_bag_with_a_failure_removes_it(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides / "s00.tiff"])
-        tile_batch(slides, SPEC, out, workers=1)
+        tile_batch(slides, SPEC, out, on(1))
         slides[0].path.write_bytes(slides[0].path.read_bytes()[:3000])
-        assert tile_batch(slides, SPEC, out, workers=1, overwrite=True)[0].status == "failed"
+        assert tile_batch(slides, SPEC, out, on(1), overwrite=True)[0].status == "failed"
         assert bytes_of(out) == {}
 
     def test_name_that_is_not_utf8_costs_no_table(self, files: CohortFiles, tmp_path: Path) -> None:
         odd = Path(os.fsdecode(os.fsencode(files.slides) + b"/lat\xe9.tiff"))
         (files.slides / "s00.tiff").rename(odd)
-        rows = tile_batch(find_slides([files.slides]), SPEC, tmp_path / "bags", workers=2)
+        rows = tile_batch(find_slides([files.slides]), SPEC, tmp_path / "bags", on(2))
         assert [row.status for row in rows][-2:] == ["done", "done"]
         assert "lat\\udce9" in read_manifest(tmp_path / "bags")
 
     def test_overwriting_a_bag_with_nothing_removes_it(self, files: CohortFiles, tmp_path: Path) -> None:
         out = tmp_path / "bags"
-        tile_batch(find_slides([files.slides / "s00.tiff"]), SPEC, out, workers=1)
+        tile_batch(find_slides([files.slides / "s00.tiff"]), SPEC, out, on(1))
         now_bare = [SlideRef("s00", files.slides / "bare.tiff")]
-        assert tile_batch(now_bare, SPEC, out, workers=1, overwrite=True)[0].status == "empty"
+        assert tile_batch(now_bare, SPEC, out, on(1), overwrite=True)[0].status == "empty"
         assert bytes_of(out) == {}
 
     def test_slide_that_has_gone_keeps_its_bag(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides / "s00.tiff"])
-        tile_batch(slides, SPEC, out, workers=1)
+        tile_batch(slides, SPEC, out, on(1))
         slides[0].path.unlink()
-        assert tile_batch(slides, SPEC, out, workers=1)[0].status == "done"
+        assert tile_batch(slides, SPEC, out, on(1))[0].status == "done"
 
     @pytest.mark.parametrize("out", ["/proc/no/such", "{tmp}/file/bags"])
     def test_folder_that_cannot_be_written(self, files: CohortFiles, tmp_path: Path, out: str) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(InputError, match="cannot write to the folder"):
-            tile_batch(find_slides([files.slides]), SPEC, Path(out.format(tmp=tmp_path)), workers=1)
+            tile_batch(find_slides([files.slides]), SPEC, Path(out.format(tmp=tmp_path)), on(1))
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_folder_without_permission(self, files: CohortFiles, tmp_path: Path) -> None:
         out = tmp_path / "locked"
         out.mkdir(mode=0o500)
         with pytest.raises(InputError, match="Permission denied"):
-            tile_batch(find_slides([files.slides]), SPEC, out, workers=1)
+            tile_batch(find_slides([files.slides]), SPEC, out, on(1))
 
 
-def _die_or_answer(slide: SlideRef) -> str:
-    if slide.slide_id == "killer":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if slide.slide_id == "wrong":
-        raise KeyError("unforeseen")
-    return slide.slide_id.upper()
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_slide_that_kills_its_worker_fails_alone(workers: int) -> None:
-    slides = [SlideRef(name, Path(name)) for name in ("a", "b", "killer", "c", "wrong", "d", "e", "f", "g")]
-    results = {slide.slide_id: result for slide, result in run_slides(_die_or_answer, slides, workers)}
-    killed, wrong = results.pop("killer"), results.pop("wrong")
-    assert results == {name: name.upper() for name in "abcdefg"}
-    assert isinstance(killed, SlideError)
-    assert "'killer' killed the process that read it" in str(killed)
-    assert isinstance(wrong, KeyError)
-
-
-def test_error_nobody_foresaw_is_a_row_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_nobody_foresaw_is_a_row_too(tmp_path: Path) -> None:
     slides = [SlideRef("a", tmp_path / "a.svs")]
-    monkeypatch.setattr(
-        "tiling.batch.run_slides", lambda *_: iter([(slides[0], ZeroDivisionError("division\nby zero"))])
-    )
-    row = tile_batch(slides, SPEC, tmp_path / "bags", workers=1)[0]
+    slides[0].path.touch()
+    row = tile_batch(
+        slides, SPEC, tmp_path / "bags", lambda *_: iter([(slides[0], ZeroDivisionError("division\nby zero"))])
+    )[0]
     assert (row.status, row.tiles) == ("failed", 0)
     assert row.error.endswith("a.svs' met an unexpected ZeroDivisionError (division by zero); please report it")
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tiling.bag import bag_path, read_header, write_bag
 from tiling.errors import BagError, InputError, OutputError, SlideError, TilingError
@@ -38,7 +39,7 @@ def tile_batch(
     make_writable(out)
     sweep(out)
     before = read_manifest(out)
-    rows = {} if overwrite else {s.slide_id: row for s in slides if (row := _finished(s, spec, out, before))}
+    rows = {} if overwrite else _finished_rows(slides, spec, out, before)
     todo = [slide for slide in slides if slide.slide_id not in rows]
     manifest = _Ledger(out, shard, before)
     manifest.save({slide.slide_id: rows.get(slide.slide_id) or _waiting(slide) for slide in slides})
@@ -85,7 +86,15 @@ class _Ledger:
             self.save()
 
 
-def _finished(slide: SlideRef, spec: TileSpec, out: Path, before: dict[str, ManifestRow]) -> ManifestRow | None:
+def _finished_rows(
+    slides: Sequence[SlideRef], spec: TileSpec, out: Path, before: dict[str, ManifestRow]
+) -> dict[str, ManifestRow]:
+    wanted = asdict(spec)
+    found = {slide.slide_id: _finished(slide, wanted, out, before) for slide in slides}
+    return {slide_id: row for slide_id, row in found.items() if row is not None}
+
+
+def _finished(slide: SlideRef, wanted: dict[str, Any], out: Path, before: dict[str, ManifestRow]) -> ManifestRow | None:
     """The row of a slide whose bag is there already, None where it has to be made."""
     path = bag_path(out, slide.slide_id)
     if not path.exists():
@@ -94,7 +103,7 @@ def _finished(slide: SlideRef, spec: TileSpec, out: Path, before: dict[str, Mani
         header = read_header(path)
     except BagError:
         return None  # not ours or damaged: made again
-    changed = [name for name, value in asdict(spec).items() if header.spec.get(name) != value]
+    changed = [name for name, value in wanted.items() if header.spec.get(name) != value]
     if changed:
         raise InputError(
             f"{str(path)!r} was made with another {', '.join(changed)}; "

@@ -71,5 +71,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         table = csv.writer(file, lineterminator="\n")
+        quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         table.writerow(header)
-        table.writerows(rows)
+        for row in rows:  # a lone carriage return ends a row for readers, and the writer does not quote it
+            (quoted if any("\r" in str(value) for value in row) else table).writerow(row)

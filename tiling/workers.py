@@ -1,8 +1,8 @@
 """Slides given to worker processes, and what came back; a slide that kills or hangs its worker costs only itself.
 
-Each worker has a pipe of its own and one slide at a time: there is no lock that a dying process could keep, and no doubt
-whose fault a death was. The executors of the standard library and of pebble have one pipe for all workers; one that
-is killed while it sends a large result blocks that pipe, and with it the batch, for ever.
+Each worker has a pipe of its own and one slide at a time: there is no lock that a dying process could keep, and no
+doubt whose fault a death was. The executors of the standard library and of pebble have one pipe for all workers; one
+that is killed while it sends a large result blocks that pipe, and with it the batch, for ever.
 """
 
 import os

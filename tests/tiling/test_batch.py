@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import TILING_FLAGS, CohortFiles, make_cohort, paint
-from tiling.batch import Runner, tile_batch
+from tiling.batch import Results, Runner, tile_batch
 from tiling.errors import InputError
-from tiling.manifest import ManifestRow, read_manifest, write_manifest
+from tiling.manifest import ManifestRow, read_manifest
+from tiling.shards import Shard
 from tiling.slide import write_pyramid
 from tiling.sources import SlideRef, find_slides
 from tiling.tile import TileSpec
@@ -37,6 +39,19 @@ def test_same_bytes_whatever_the_workers(cohort: CohortFiles, tmp_path: Path) ->
     tile_batch(slides[::-1], SPEC, tmp_path / "two", on(2))
     assert len(bytes_of(tmp_path / "one")) == 12
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+
+
+def test_same_bytes_whatever_the_shards(cohort: CohortFiles, tmp_path: Path) -> None:
+    slides = find_slides([cohort.slides])
+    tile_batch(slides, SPEC, tmp_path / "whole", on(2))
+    for shard in (Shard(3, 3), Shard(1, 3), Shard(2, 3)):
+        tile_batch(shard.pick(slides[::-1]), SPEC, tmp_path / "shards", on(1), shard=shard)
+    assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "shards")
+    assert {path.name for path in (tmp_path / "shards").glob("*.csv")} == {
+        f"manifest-{number}-of-3.csv" for number in (1, 2, 3)
+    }
+    assert [*read_manifest(tmp_path / "shards")] != []
+    assert {row.status for row in read_manifest(tmp_path / "shards").values()} == {"done"}
 
 
 class TestOneBatch:
@@ -76,6 +91,35 @@ class TestOneBatch:
         tile_batch(slides[:3], SPEC, out, on(1))
         tile_batch(slides[3:], SPEC, out, on(1))
         assert list(read_manifest(out)) == ["bare", "broken", "s00", "s01", "s02"]
+
+    def test_every_slide_is_listed_from_the_start(self, files: CohortFiles, tmp_path: Path) -> None:
+        out, slides = tmp_path / "bags", find_slides([files.slides])
+
+        def interrupted(task: Callable[[SlideRef], ManifestRow], todo: Sequence[SlideRef]) -> Results:
+            assert {row.status for row in read_manifest(out).values()} == {"waiting"}
+            yield todo[2], task(todo[2])
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            tile_batch(slides, SPEC, out, interrupted)
+        rows = read_manifest(out)
+        assert [row.status for row in rows.values()] == ["waiting", "waiting", "done", "waiting", "waiting"]
+        assert "never tiled" in rows["s01"].error
+
+    def test_manifests_of_other_shards_and_batches_are_kept_right(self, files: CohortFiles, tmp_path: Path) -> None:
+        """What an older manifest says of a slide must not come back when that manifest is written again."""
+        out, slides = tmp_path / "bags", find_slides([files.slides])
+        good = slides[2].path.read_bytes()
+        slides[2].path.write_bytes(b"damaged")
+        tile_batch(slides, SPEC, out, on(1))
+        assert read_manifest(out)["s00"].status == "failed"
+        slides[2].path.write_bytes(good)
+        shard = Shard(1, 2)
+        tile_batch([slides[2]], SPEC, out, on(1), shard=shard)
+        assert read_manifest(out)["s00"].status == "done"
+        tile_batch([slides[3]], SPEC, out, on(1))
+        assert read_manifest(out)["s00"].status == "done"
+        assert len(read_manifest(out)) == 5
 
     def test_other_spec_is_an_error_before_any_work(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides])
@@ -174,18 +218,3 @@ def test_interrupted_twice_ends_at_once_and_goes_on_later(cohort: CohortFiles, t
     assert len(after) == 600
     assert {name: after[name] for name in before} == before
     assert list(out.glob(".*")) == []
-
-
-class TestManifest:
-    def test_round_trip(self, tmp_path: Path) -> None:
-        rows = {
-            "b\n,\"'": ManifestRow("b\n,\"'", "/x", "failed", 0, 0.0, "it, is\nso"),
-            "ä": ManifestRow("ä", "/y z", "done", 16, 1.25, ""),
-        }
-        write_manifest(tmp_path, rows)
-        assert read_manifest(tmp_path) == rows
-
-    def test_other_table(self, tmp_path: Path) -> None:
-        (tmp_path / "manifest.csv").write_text("a,b\n1,2\n")
-        with pytest.raises(InputError, match="is no manifest of this program"):
-            read_manifest(tmp_path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from tiling import cli
+from tiling.errors import InputError
 from tiling.progress import shown
 
 if TYPE_CHECKING:
@@ -42,6 +43,14 @@ def _parser() -> ArgumentParser:
         metavar="I/N",
         help="tile only the I-th of N parts; in a Slurm array, the element's part",
     )
+    parser.add_argument(
+        "--dask",
+        metavar="WHERE",
+        help="work on a Dask cluster: the address of its scheduler, or slurm, pbs, lsf or sge",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=4, help="with --dask slurm and the like: how many jobs, a slide each"
+    )
     return parser
 
 
@@ -64,9 +73,16 @@ def _work(args: Namespace) -> int:
 
 
 def _runner(args: Namespace) -> "Runner":
-    from tiling.workers import run_slides
+    workers, time_limit_s = cli.workers_from(args), cli.time_limit_from(args)
+    if args.dask is None:
+        from tiling.workers import run_slides
 
-    return partial(run_slides, workers=cli.workers_from(args), time_limit_s=cli.time_limit_from(args))
+        return partial(run_slides, workers=workers, time_limit_s=time_limit_s)
+    from tiling.cluster import run_on_dask
+
+    if args.jobs < 1:
+        raise InputError(f"--jobs must be at least 1, not {args.jobs}")
+    return partial(run_on_dask, where=args.dask, jobs=args.jobs, time_limit_s=time_limit_s)
 
 
 def _shard(given: str | None) -> "Shard":

@@ -172,11 +172,15 @@ def _work(pipe: "Connection[Any, Any]", task: Task[Any]) -> None:
             slide = pipe.recv()
         except EOFError:
             return
-        try:
-            answer = _Answer(task(slide))
-        except Exception as error:  # noqa: BLE001  # a row says what it was, and the batch goes on
-            answer = _Answer(_sendable(error))
-        pipe.send(answer)
+        pipe.send(_Answer(attempt(task, slide)))
+
+
+def attempt(task: Task[Result], slide: SlideRef) -> Result | Exception:
+    """What `task` gives for a slide, or the error it raised, in a form that can be sent to another process."""
+    try:
+        return task(slide)
+    except Exception as error:  # noqa: BLE001  # a row says what it was, and the batch goes on
+        return _sendable(error)
 
 
 def _sendable(error: Exception) -> Exception:

@@ -93,9 +93,25 @@ def _jobs_of(queue: str, jobs: int) -> Iterator[Any]:
         raise InputError(f"--dask {queue} needs the command {submit!r}, which is not here; run it on a login node")
     memory = dask.config.get(f"jobqueue.{queue}.memory", None) or _MEMORY
     options = {"cores": 1, "processes": 1, "memory": memory, "python": sys.executable}
-    with getattr(dask_jobqueue, kind)(**options) as cluster:
-        cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # unlike scale() it replaces jobs that are lost
+    with ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(getattr(dask_jobqueue, kind)(**options))
+            _try_to_submit(cluster)
+        except (RuntimeError, ValueError, OSError) as error:
+            cause = " ".join(str(error).rpartition("stderr:\n")[2].split())
+            raise InputError(
+                f"{submit} does not take jobs ({cause}); set what they need under jobqueue.{queue} in "
+                "~/.config/dask/jobqueue.yaml"
+            ) from error
+        cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # replaces jobs that are lost
         yield cluster
+
+
+def _try_to_submit(cluster: Any) -> None:
+    """Submit a job and cancel it: an error of the cluster's own submissions is only logged, and it waits for ever."""
+    job = cluster.new_spec["cls"](cluster.scheduler_address, name="probe", **cluster.new_spec["options"])
+    cluster.sync(job.start)
+    cluster.sync(job.close)
 
 
 def _run(

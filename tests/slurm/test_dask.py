@@ -20,6 +20,7 @@ from tiling.sources import SlideRef
 def one_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """The pretended nodes meet on loopback."""
     import dask
+    import dask_jobqueue  # noqa: F401  # its defaults must be there before the test's own
 
     monkeypatch.chdir(tmp_path)
     with dask.config.set({"jobqueue.slurm.interface": "lo"}):
@@ -66,5 +67,8 @@ def test_command_gives_the_bytes_of_a_local_run(cohort: CohortFiles, bags: Path,
 def test_job_that_slurm_refuses_is_said() -> None:
     import dask
 
-    with dask.config.set({"jobqueue.slurm.queue": "nowhere"}), pytest.raises(InputError, match="nowhere"):
+    with (
+        dask.config.set({"jobqueue.slurm.queue": "nowhere"}),
+        pytest.raises(InputError, match=r"sbatch does not take jobs \(.*invalid partition.*under jobqueue\.slurm in"),
+    ):
         list(run_on_dask(act, refs("a"), "slurm", 1))

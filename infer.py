@@ -1,7 +1,8 @@
 """`python infer.py --run RUN --slides SLIDES… --out scores.csv`: a probability for every slide, or why not."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +57,7 @@ def _work(args: Namespace) -> int:
     bags = tile_all(slides, spec, workers, time_limit_s) if args.slides else read_all(slides, spec)
     rows = {slide.slide_id: _failed(run, slide, NOT_REACHED) for slide in slides}
     try:
-        with progress(len(slides), "slide", "scoring") as bar:
+        with progress(len(slides), "slide", "scoring") as bar, closing(bags):
             for slide, bag in bags:
                 row = rows[slide.slide_id] = score(run, slide, bag, heatmaps)
                 if row["error"]:
@@ -81,7 +82,7 @@ def bags_in(folder: Path) -> list[SlideRef]:
 
 def tile_all(
     slides: Sequence[SlideRef], spec: dict[str, Any], workers: int, time_limit_s: float
-) -> Iterator[tuple[SlideRef, Bag | Exception]]:
+) -> Generator[tuple[SlideRef, Bag | Exception], None, None]:
     """Each slide with its bag, made in worker processes as the run's own bags were, or with what went wrong."""
     from tiling.workers import run_slides
 
@@ -96,7 +97,9 @@ def _tile(spec: TileSpec, slide: SlideRef) -> Bag:
     return tile_slide(slide.path, spec, slide.slide_id, slide.mpp)
 
 
-def read_all(slides: Sequence[SlideRef], spec: dict[str, Any]) -> Iterator[tuple[SlideRef, Bag | Exception]]:
+def read_all(
+    slides: Sequence[SlideRef], spec: dict[str, Any]
+) -> Generator[tuple[SlideRef, Bag | Exception], None, None]:
     """Each bag, or what is wrong with it; a bag that was made otherwise than the run's own is wrong."""
     manifest = read_manifest(slides[0].path.parent)
     for slide in slides:

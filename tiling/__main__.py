@@ -61,6 +61,8 @@ def _work(args: Namespace) -> int:
     from tiling.tile import TileSpec
 
     out, run, shard = Path(args.out), _runner(args), _shard(args.shard)
+    if args.dask is not None:
+        out = Path(os.path.abspath(out))  # the workers may be in another folder
     spec = cli.settings_from(args, TileSpec)
     slides = shard.pick(find_slides(Path(slide) for slide in args.slides))
     rows = tile_batch(slides, spec, out, run, args.overwrite, shard)

@@ -1,11 +1,12 @@
 """Many slides to bags: resuming, the manifest, failures. Who does the work is the caller's choice."""
 
 import errno
+import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from tiling.shards import WHOLE, Shard
 from tiling.sources import SlideRef
 from tiling.tile import NO_TISSUE, TileSpec, tile_slide
 
-Results = Iterator[tuple[SlideRef, ManifestRow | Exception]]
+Results = Generator[tuple[SlideRef, ManifestRow | Exception], None, None]
 Runner = Callable[[Callable[[SlideRef], ManifestRow], Sequence[SlideRef]], Results]
 
 _SAVE_EVERY_S = 30.0  # how much of the manifest a killed batch may lose
@@ -44,8 +45,11 @@ def tile_batch(
     manifest = _Ledger(out, shard, before)
     manifest.save({slide.slide_id: rows.get(slide.slide_id) or _waiting(slide) for slide in slides})
     try:
-        with progress(len(slides), "slide", "tiling", initial=len(rows)) as bar:
-            for slide, result in run(partial(_tile_one, spec, out), todo):
+        with (
+            progress(len(slides), "slide", "tiling", initial=len(rows)) as bar,
+            closing(run(partial(_tile_one, spec, out), todo)) as results,
+        ):
+            for slide, result in results:
                 if isinstance(result, OutputError):
                     raise result
                 row = result if isinstance(result, ManifestRow) else _failed(slide, result)
@@ -58,6 +62,8 @@ def tile_batch(
         with suppress(OSError):  # a full disk: the manifest that is there lists every slide
             manifest.save()
         raise
+    finally:
+        sweep(out)  # what workers left that were ended
     manifest.save()
     return [rows[slide.slide_id] for slide in slides]
 
@@ -131,7 +137,10 @@ def _size_of(path: Path) -> int | None:
 def _tile_one(spec: TileSpec, out: Path, slide: SlideRef) -> ManifestRow:
     start = time.perf_counter()
     path = bag_path(out, slide.slide_id)
-    path.unlink(missing_ok=True)  # it is damaged or to be overwritten, and must not outlive a failure
+    try:
+        path.unlink(missing_ok=True)  # it is damaged or to be overwritten, and must not outlive a failure
+    except OSError as error:
+        raise _not_written(path, error) from error
     bag = tile_slide(slide.path, spec, slide.slide_id, slide.mpp)
     if len(bag):
         try:
@@ -144,9 +153,9 @@ def _tile_one(spec: TileSpec, out: Path, slide: SlideRef) -> ManifestRow:
 
 def _not_written(path: Path, error: OSError | RuntimeError) -> TilingError:
     """OutputError where no other bag can be written either, SlideError where it is this one (a name too long)."""
-    in_text = re.search(r"errno = (\d+), error message = '([^']*)'", str(error))
+    in_text = re.search(r"errno = (\d+)", str(error))  # HDF5's words
     number = getattr(error, "errno", None) or (int(in_text[1]) if in_text else None)
-    cause = getattr(error, "strerror", None) or (in_text[2] if in_text else " ".join(str(error).split()))
+    cause = os.strerror(number) if number else " ".join(str(error).split())
     if number in _NOTHING_CAN_BE_WRITTEN:
         return OutputError(
             f"cannot write into {str(path.parent)!r} any more ({cause}); "
@@ -160,14 +169,15 @@ def _waiting(slide: SlideRef) -> ManifestRow:
 
 
 def _failed(slide: SlideRef, error: Exception) -> ManifestRow:
-    return ManifestRow(slide.slide_id, str(slide.path), "failed", 0, 0.0, describe(slide, error))
+    text = describe(slide, error)
+    if isinstance(error, OSError) and not slide.path.exists():  # decoders have other words for it
+        text = f"no such file (any more): {str(slide.path)!r}; put it back, or correct its path, and run the same again"
+    return ManifestRow(slide.slide_id, str(slide.path), "failed", 0, 0.0, text)
 
 
 def describe(slide: SlideRef, error: Exception) -> str:
     """One sentence for a slide that failed; an error nobody foresaw is named with its type."""
     if isinstance(error, TilingError):
         return str(error)
-    if isinstance(error, OSError) and not slide.path.exists():
-        return f"{str(slide.path)!r} vanished while it was read; put it back and run the same again"
     cause = " ".join(str(error).split())
     return f"{str(slide.path)!r} met an unexpected {type(error).__name__} ({cause}); please report it"

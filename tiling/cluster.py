@@ -9,9 +9,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tiling.errors import InputError
@@ -42,7 +43,7 @@ _LATE = "gigabag-late"  # the topic under which a worker says whose time is over
 
 def run_on_dask(
     task: Task[Result], slides: Sequence[SlideRef], where: str, jobs: int, time_limit_s: float = TIME_LIMIT_S
-) -> Iterator[tuple[SlideRef, Result | Exception]]:
+) -> Generator[tuple[SlideRef, Result | Exception], None, None]:
     """Each slide with what `task` gave for it on a Dask worker, or the error it raised, as they finish.
 
     `where` is the address of a scheduler, or a key of QUEUES: then `jobs` jobs are kept running until all is done. A
@@ -116,14 +117,16 @@ def _try_to_submit(cluster: Any) -> None:
 
 def _run(
     client: Any, task: Task[Result], slides: Sequence[SlideRef], time_limit_s: float
-) -> Iterator[tuple[SlideRef, Result | Exception]]:
+) -> Generator[tuple[SlideRef, Result | Exception], None, None]:
     """As `run_on_dask`, but a slide whose worker dies too often gets WorkerDied at once."""
     from distributed import as_completed
 
     todo, under_way = iter(slides), {}
 
     def submit(slide: SlideRef) -> Any:
-        future = client.submit(_within, task, time_limit_s, slide, pure=False)
+        # Its worker may be in another folder.
+        there = slide._replace(path=Path(os.path.abspath(slide.path)))
+        future = client.submit(_within, task, time_limit_s, there, pure=False)
         under_way[future.key] = slide
         return future
 

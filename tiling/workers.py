@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -30,7 +30,7 @@ _LOOK_EVERY_S = 60.0  # a worker that is ready or dead is seen at once; this is 
 
 def run_slides(
     task: Task[Result], slides: Iterable[SlideRef], workers: int, time_limit_s: float = TIME_LIMIT_S
-) -> Iterator[tuple[SlideRef, Result | Exception]]:
+) -> Generator[tuple[SlideRef, Result | Exception], None, None]:
     """Each slide with what `task` gave for it in a worker process, or the error it raised, as they finish.
 
     A slide that takes longer than the limit gets a SlideError, and so does one that kills its worker twice: the second
@@ -123,7 +123,7 @@ class _Worker(Generic[Result]):
 
 def _run_once(
     task: Task[Result], todo: deque[SlideRef], workers: int, time_limit_s: float
-) -> Iterator[tuple[SlideRef, Result | Exception]]:
+) -> Generator[tuple[SlideRef, Result | Exception], None, None]:
     """As `run_slides`, but a slide whose worker dies gets WorkerDied at once."""
     pool: list[_Worker[Result]] = [_Worker(task) for _ in range(min(workers, len(todo)))]
     try:

@@ -184,7 +184,10 @@ def test_error_nobody_foresaw_is_a_row_too(tmp_path: Path) -> None:
     slides = [SlideRef("a", tmp_path / "a.svs")]
     slides[0].path.touch()
     row = tile_batch(
-        slides, SPEC, tmp_path / "bags", lambda *_: iter([(slides[0], ZeroDivisionError("division\nby zero"))])
+        slides,
+        SPEC,
+        tmp_path / "bags",
+        lambda *_: ((slide, ZeroDivisionError("division\nby zero")) for slide in slides),
     )[0]
     assert (row.status, row.tiles) == ("failed", 0)
     assert row.error.endswith("a.svs' met an unexpected ZeroDivisionError (division by zero); please report it")

@@ -65,7 +65,8 @@ def _work(args: Namespace) -> int:
         out = Path(os.path.abspath(out))  # the workers may be in another folder
     spec = cli.settings_from(args, TileSpec)
     slides = shard.pick(find_slides(Path(slide) for slide in args.slides))
-    rows = tile_batch(slides, spec, out, run, args.overwrite, shard)
+    with cli.interrupted_by_sigterm():
+        rows = tile_batch(slides, spec, out, run, args.overwrite, shard)
     counts = Counter(row.status for row in rows)
     print(
         f"{counts['done']} bags in {shown(out)}, {counts['empty']} slides without tissue, {counts['failed']} failed; "

@@ -4,9 +4,11 @@ import itertools
 import math
 import os
 import re
+import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar, get_type_hints
@@ -102,6 +104,16 @@ def run(
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """A block that SIGTERM, sent by queueing systems before they kill, ends as Ctrl-C does: what is done is saved."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def explain(message: str, argv: list[str]) -> str:

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tiling.errors import InputError
-from tiling.sources import SlideRef
+
+if TYPE_CHECKING:  # readers of manifests need no decoder of slides
+    from tiling.sources import SlideRef
 
 
 class Shard(NamedTuple):
@@ -17,7 +19,7 @@ class Shard(NamedTuple):
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
-    def pick(self, slides: Sequence[SlideRef]) -> list[SlideRef]:
+    def pick(self, slides: "Sequence[SlideRef]") -> "list[SlideRef]":
         """The slides of this shard: every `of`-th by name, whatever order they were found in."""
         return sorted(slides, key=lambda slide: slide.slide_id)[self.number - 1 :: self.of]
 

@@ -193,6 +193,27 @@ def test_error_nobody_foresaw_is_a_row_too(tmp_path: Path) -> None:
     assert row.error.endswith("a.svs' met an unexpected ZeroDivisionError (division by zero); please report it")
 
 
+def test_sigterm_saves_what_is_done(cohort: CohortFiles, tmp_path: Path) -> None:
+    """As a queueing system ends a job."""
+    (tmp_path / "slides").mkdir()
+    for index in range(600):
+        (tmp_path / "slides" / f"c{index:03d}.tiff").symlink_to(cohort.slides / f"s{index % 12:02d}.tiff")
+    out = tmp_path / "bags"
+    command = [sys.executable, "-m", "tiling", str(tmp_path / "slides"), "--out", str(out), *TILING_FLAGS]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while len(bytes_of(out)) < 3:
+        time.sleep(0.01)
+    process.terminate()
+    error = process.communicate()[1]
+    assert process.returncode == 130
+    assert error.endswith("python -m tiling: interrupted\n")
+    done = {row.slide_id for row in read_manifest(out).values() if row.status == "done"}
+    assert 3 <= len(done) < 600
+    # A worker may have finished a bag whose message was not read any more.
+    assert len({Path(name).stem for name in bytes_of(out)} - done) <= 2
+    assert list(out.glob(".*")) == []
+
+
 @pytest.mark.slow
 def test_interrupted_twice_ends_at_once_and_goes_on_later(cohort: CohortFiles, tmp_path: Path) -> None:
     """Two Ctrl-C, to the whole group as a terminal sends them: no worker stays, and the rest is made the next time."""

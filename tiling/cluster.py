@@ -49,7 +49,9 @@ def run_on_dask(
     `where` is the address of a scheduler, or a key of QUEUES: then `jobs` jobs are kept running until all is done. A
     slide that ends its workers gets a SlideError after another try alone. Raises InputError where there is no cluster.
     """
-    with _connected(where, jobs) as client:
+    if not slides:
+        return
+    with _connected(where, min(jobs, len(slides))) as client:
         again: list[SlideRef] = []
         for slide, result in _run(client, task, slides, time_limit_s):
             if isinstance(result, WorkerDied):

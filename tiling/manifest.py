@@ -30,9 +30,10 @@ class ManifestRow(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """One manifest of a folder, and the shard that wrote it."""
+    """One manifest of a folder, the shard that wrote it, and when (seconds since 1970)."""
 
     shard: Shard
+    written_s: float
     rows: dict[str, ManifestRow]
 
 
@@ -44,11 +45,11 @@ def manifest_name(shard: Shard) -> str:
 def read_manifests(folder: Path) -> list[Manifest]:
     """The manifests of a folder, the last written last."""
     names = {path: found for path in folder.glob("manifest*.csv") if (found := _NAME.fullmatch(path.name))}
-    oldest_first = sorted(names, key=lambda path: (path.stat().st_mtime_ns, path.name))
-    return [
-        Manifest(WHOLE if names[path][1] is None else Shard(int(names[path][1]), int(names[path][2])), _read(path))
-        for path in oldest_first
+    manifests = [
+        Manifest(Shard(int(found[1]), int(found[2])) if found[1] else WHOLE, path.stat().st_mtime, _read(path))
+        for path, found in sorted(names.items())
     ]
+    return sorted(manifests, key=lambda manifest: manifest.written_s)
 
 
 def read_manifest(folder: Path) -> dict[str, ManifestRow]:

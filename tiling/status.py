@@ -72,15 +72,24 @@ def read_status(folder: Path) -> Status:
         raise InputError(
             f"the folder {str(folder)!r} has no {manifest_name(WHOLE)}, so nothing was tiled into it; check the path"
         )
-    changed_s = max((folder / manifest_name(manifest.shard)).stat().st_mtime for manifest in manifests)
     times_s = {written_name(entry.name.removesuffix(".h5")): entry.stat().st_mtime for entry in _bags(folder)}
-    rows = {slide_id: row for manifest in manifests for slide_id, row in manifest.rows.items()}
-    for slide_id, row in rows.items():
-        if row.status == "done" and slide_id not in times_s:
-            rows[slide_id] = row._replace(status="failed", error=GONE)
-    shard_of = {slide_id: manifest.shard for manifest in manifests for slide_id in manifest.rows}
+    rows, shard_of = {}, {}
+    for manifest in manifests:
+        for slide_id, row in manifest.rows.items():
+            rows[slide_id] = _as_of_now(row, times_s.get(slide_id), manifest.written_s)
+            shard_of[slide_id] = manifest.shard
     not_started = _not_started(manifests, set(shard_of.values()))
-    return Status(rows, shard_of, not_started, sorted(times_s.values()), max([changed_s, *times_s.values()]))
+    changed_s = max([*(manifest.written_s for manifest in manifests), *times_s.values()])
+    return Status(rows, shard_of, not_started, sorted(times_s.values()), changed_s)
+
+
+def _as_of_now(row: ManifestRow, bag_s: float | None, written_s: float) -> ManifestRow:
+    """A row corrected by what has become of its bag (finished at `bag_s`) since the manifest was written."""
+    if row.status == "done" and bag_s is None:
+        return row._replace(status="failed", error=GONE)
+    if row.status == "waiting" and bag_s is not None and bag_s > written_s:
+        return row._replace(status="done", error="")
+    return row
 
 
 def _bags(folder: Path) -> Iterator["os.DirEntry[str]"]:

@@ -11,7 +11,8 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -25,6 +26,7 @@ Task = Callable[[SlideRef], Result]
 
 TIME_LIMIT_S = 600.0  # the slowest slide we know takes a minute on one processor of an old machine
 
+_ENDING_S = 10.0  # a process that waits for a dead disk ends later than it is killed; nobody waits for that
 _LOOK_EVERY_S = 60.0  # a worker that is ready or dead is seen at once; this is for clocks that jump
 
 
@@ -81,7 +83,8 @@ class _Worker(Generic[Result]):
         spawn = get_context("spawn")
         self.pipe, theirs = spawn.Pipe()
         self.process: BaseProcess = spawn.Process(target=_work, args=(theirs, task), daemon=True)
-        self.process.start()
+        with _without_ctrl_c():
+            self.process.start()
         theirs.close()  # the end of the process is then the end of the pipe
         self.slide: SlideRef | None = None
         self.since_s = 0.0
@@ -117,8 +120,9 @@ class _Worker(Generic[Result]):
         """End the process where it is: files are written whole or not at all."""
         self.process.kill()
         self.pipe.close()
-        self.process.join()
-        self.process.close()
+        self.process.join(_ENDING_S)
+        if not self.process.is_alive():
+            self.process.close()
 
 
 def _run_once(
@@ -142,6 +146,16 @@ def _run_once(
             worker.end()
 
 
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """A block whose new processes never see Ctrl-C, which is for their parent; the parent sees it after the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _wait_s(pool: list[_Worker[Result]], time_limit_s: float) -> float:
     """Until the first slide's time is over."""
     ends = [worker.since_s + time_limit_s for worker in pool if worker.slide is not None]
@@ -163,14 +177,13 @@ def _feed_or_replace(
 
 
 def _work(pipe: "Connection[Any, Any]", task: Task[Any]) -> None:
-    """What a worker process does until its parent ends it or is gone. Ctrl-C is for the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What a worker process does until its parent ends it or is gone."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     pipe.send(_Answer())
     while True:
         try:
             slide = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         pipe.send(_Answer(attempt(task, slide)))
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -106,6 +107,19 @@ class TestOneBatch:
         assert [row.status for row in rows.values()] == ["waiting", "waiting", "done", "waiting", "waiting"]
         assert "never tiled" in rows["s01"].error
 
+    def test_what_killed_workers_left_is_swept(self, files: CohortFiles, tmp_path: Path) -> None:
+        out, slides = tmp_path / "bags", find_slides([files.slides])
+
+        def killed(task: Callable[[SlideRef], ManifestRow], todo: Sequence[SlideRef]) -> Results:
+            dead = subprocess.Popen([sys.executable, "-c", ""])
+            dead.wait()
+            for slide in todo:
+                (out / f".{slide.slide_id}.h5.{socket.gethostname()}.{dead.pid}.tmp").touch()
+                yield slide, task(slide)
+
+        tile_batch(slides[2:], SPEC, out, killed)
+        assert sorted(path.name for path in out.iterdir()) == ["manifest.csv", "s00.h5", "s01.h5", "s02.h5"]
+
     def test_manifests_of_other_shards_and_batches_are_kept_right(self, files: CohortFiles, tmp_path: Path) -> None:
         """What an older manifest says of a slide must not come back when that manifest is written again."""
         out, slides = tmp_path / "bags", find_slides([files.slides])
@@ -208,7 +222,7 @@ def test_sigterm_saves_what_is_done(cohort: CohortFiles, tmp_path: Path) -> None
     assert process.returncode == 130
     assert error.endswith("python -m tiling: interrupted\n")
     done = {row.slide_id for row in read_manifest(out).values() if row.status == "done"}
-    assert 3 <= len(done) < 600
+    assert 1 <= len(done) < 600  # the messages of two workers may be under way
     # A worker may have finished a bag whose message was not read any more.
     assert len({Path(name).stem for name in bytes_of(out)} - done) <= 2
     assert list(out.glob(".*")) == []

@@ -75,6 +75,14 @@ def test_bag_that_has_gone_is_no_bag(tmp_path: Path) -> None:
     assert lines(tmp_path)[1] == "  1 × its bag is gone; run the same again: s01"
 
 
+def test_bag_finished_since_the_manifest_was_written_is_done(tmp_path: Path) -> None:
+    batch(tmp_path, "dww")
+    for name, time_s in (("s01", NOW_S + 5), ("s02", NOW_S - 5)):  # the second is there to be overwritten
+        (tmp_path / f"{name}.h5").touch()
+        os.utime(tmp_path / f"{name}.h5", (time_s, time_s))
+    assert lines(tmp_path)[0] == "2 done, 0 without tissue, 0 failed, 1 missing, of 3"
+
+
 def test_shards(tmp_path: Path) -> None:
     batch(tmp_path, "dd", Shard(1, 4))
     batch(tmp_path, "wf", Shard(3, 4), first=2)

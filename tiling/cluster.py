@@ -31,7 +31,6 @@ SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # a slide may kill a worker twice
     "distributed.scheduler.worker-saturation": 1.0,  # a slide that only waits there is not blamed for a death
     "distributed.deploy.lost-worker-timeout": "3s",  # then another job is asked for
-    "distributed.comm.timeouts.connect": "5s",
     "distributed.scheduler.work-stealing": False,  # nothing waits at a worker that could be stolen
 }
 

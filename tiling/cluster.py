@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +30,8 @@ QUEUES = {
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # a slide may kill a worker twice
     "distributed.scheduler.worker-saturation": 1.0,  # a slide that only waits there is not blamed for a death
-    "distributed.deploy.lost-worker-timeout": "3s",  # then another job is asked for
+    # A worker that a slide has killed starts again in its job, which takes seconds; another job may wait for hours.
+    "distributed.deploy.lost-worker-timeout": "60s",
     "distributed.scheduler.work-stealing": False,  # nothing waits at a worker that could be stolen
 }
 
@@ -79,9 +80,20 @@ def _connected(where: str, jobs: int) -> Iterator[Any]:
                 f"no Dask scheduler answers at {where!r} within {_CONNECT_S} s; "
                 f"give its address, such as tcp://host:8786, or one of {', '.join(QUEUES)}"
             ) from error
-        if not client.scheduler_info()["workers"]:
-            print(f"waiting for the first worker of {client.scheduler.address}", file=sys.stderr)
+        over = threading.Event()
+        stack.callback(over.set)
+        threading.Thread(target=_say_where_no_worker_is, args=(client, over), daemon=True).start()
         yield client
+
+
+def _say_where_no_worker_is(client: Any, over: threading.Event) -> None:
+    """Tell once a minute that the slides wait for a worker, so that nobody takes it for a hang."""
+    wait_s = 1.0  # for the first worker
+    while not over.wait(wait_s):
+        wait_s = 60.0
+        with suppress(Exception):  # the scheduler has gone; who waits for its results is told so
+            if not client.nthreads():
+                print(f"no worker is connected to {client.scheduler.address}, waiting for one", file=sys.stderr)
 
 
 @contextmanager

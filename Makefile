@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= demo
 INPUT := setup.cfg pyproject.toml
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test test-slurm lint types unit clean
 
 demo: .venv/installed
 	$(BIN)/python benchmarks/demo.py --out "$(OUT)"
@@ -20,6 +20,10 @@ types: .venv/developer
 
 unit: .venv/developer
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Starts a real Slurm on this machine and ends it; needs root and Slurm's programs, and says so.
+test-slurm: .venv/developer
+	$(BIN)/python -m pytest tests/slurm
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

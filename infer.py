@@ -1,7 +1,8 @@
 """`python infer.py --run RUN --slides SLIDES… --out scores.csv`: a probability for every slide, or why not."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from tiling.bag import Bag, differing, read_bag
 from tiling.bags import Bags, open_bags
 from tiling.errors import BagError, InputError, SlideError, TilingError
 from tiling.output import make_writable
-from tiling.progress import progress
+from tiling.progress import progress, shown
 from tiling.sources import SlideRef, find_slides
 from tiling.tile import NO_TISSUE, TileSpec, tile_slide
 
@@ -33,7 +34,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--bags", help="folder of bags, or a merged file of them, in place of slides")
     parser.add_argument("--out", required=True, help="CSV with a row for every slide")
     parser.add_argument("--heatmaps", help="folder for a picture of each slide with its tiles and their attention")
+    cli.add_default_mpp(parser)
     cli.add_workers(parser, "tile slides")
+    cli.add_time_limit(parser)
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
     return parser
 
@@ -41,9 +44,9 @@ def _parser() -> ArgumentParser:
 def _work(args: Namespace) -> int:
     if bool(args.slides) == bool(args.bags):
         raise InputError("give either --slides or --bags")
-    workers = cli.workers_from(args)
+    workers, time_limit_s = cli.workers_from(args), cli.time_limit_from(args)
     bags = None if args.slides else open_bags(Path(args.bags))
-    slides = find_slides(map(Path, args.slides)) if bags is None else slides_of(bags)
+    slides = find_slides(map(Path, args.slides), cli.default_mpp_from(args)) if bags is None else slides_of(bags)
     from mil.predict import FAILED, load_run, pick_device, write_predictions  # torch: wrong input is told before
 
     run = load_run(Path(args.run), pick_device(args.device))
@@ -55,19 +58,19 @@ def _work(args: Namespace) -> int:
     spec = run.card.tile_spec
     # A picture shows tiles larger than the network sees them.
     px = run.card.model.train_px if heatmaps is None else None
-    found = tile_all(slides, spec, workers) if bags is None else read_all(slides, bags, spec, px)
+    found = tile_all(slides, spec, workers, time_limit_s) if bags is None else read_all(slides, bags, spec, px)
     rows = {slide.slide_id: _failed(run, slide, NOT_REACHED) for slide in slides}
     try:
-        with progress(len(slides), "slide", "scoring") as bar:
+        with progress(len(slides), "slide", "scoring") as bar, closing(found):
             for slide, bag in found:
                 row = rows[slide.slide_id] = score(run, slide, bag, heatmaps)
                 if row["error"]:
-                    bar.write(f"failed: {slide.slide_id}: {row['error']}", file=sys.stderr)
+                    bar.write(f"failed: {shown(slide.slide_id)}: {row['error']}", file=sys.stderr)
                 bar.update()
     finally:
         write_predictions(out, list(rows.values()))
     failed = sum(row["status"] == FAILED for row in rows.values())
-    print(f"{len(rows) - failed} slides scored, {failed} failed; a row for each in {out}")
+    print(f"{len(rows) - failed} slides scored, {failed} failed; a row for each in {shown(out)}")
     return cli.SOME_FAILED if failed else cli.OK
 
 
@@ -80,25 +83,25 @@ def slides_of(bags: Bags) -> list[SlideRef]:
 
 
 def tile_all(
-    slides: Sequence[SlideRef], spec: dict[str, Any], workers: int
-) -> Iterator[tuple[SlideRef, Bag | Exception]]:
+    slides: Sequence[SlideRef], spec: dict[str, Any], workers: int, time_limit_s: float
+) -> Generator[tuple[SlideRef, Bag | Exception], None, None]:
     """Each slide with its bag, made in worker processes as the run's own bags were, or with what went wrong."""
-    from tiling.batch import run_slides
+    from tiling.workers import run_slides
 
     try:
         tile_spec = TileSpec(**spec)
     except TypeError as error:
         raise InputError(f"the run was trained on tiles that this version cannot cut ({error}); give --bags") from error
-    return run_slides(partial(_tile, tile_spec), slides, workers)
+    return run_slides(partial(_tile, tile_spec), slides, workers, time_limit_s)
 
 
 def _tile(spec: TileSpec, slide: SlideRef) -> Bag:
-    return tile_slide(slide.path, spec, slide.slide_id, slide.mpp)
+    return tile_slide(slide.path, spec, slide.slide_id, slide.mpp, slide.default_mpp)
 
 
 def read_all(
     slides: Sequence[SlideRef], bags: Bags, spec: dict[str, Any], px: int | None
-) -> Iterator[tuple[SlideRef, Bag | Exception]]:
+) -> Generator[tuple[SlideRef, Bag | Exception], None, None]:
     """Each bag, fit for tiles of `px`, or what is wrong with it; one made otherwise than the run's own is wrong."""
     for slide in slides:
         try:

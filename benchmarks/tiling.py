@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -233,8 +234,9 @@ def workers(folder: Path, size_px: tuple[int, int], rounds: int) -> None:
     from tiling.batch import tile_batch
     from tiling.sources import SlideRef
     from tiling.tile import TileSpec
+    from tiling.workers import run_slides
 
-    count = 60
+    count, spec = 60, TileSpec(INSTANCES, TILE_PX, LONGEST_EDGE_PX)
     slide, out = make(folder, size_px, True), folder / "bags"
     refs = [SlideRef(f"copy {index:03d}", slide) for index in range(count)]
     seconds: dict[int, list[float]] = {1: [], 2: []}
@@ -242,7 +244,7 @@ def workers(folder: Path, size_px: tuple[int, int], rounds: int) -> None:
         for number, found in seconds.items():
             shutil.rmtree(out, ignore_errors=True)
             start = time.perf_counter()
-            rows = tile_batch(refs, TileSpec(INSTANCES, TILE_PX, LONGEST_EDGE_PX), out, number)
+            rows = tile_batch(refs, spec, out, partial(run_slides, workers=number))
             found.append(time.perf_counter() - start)
             assert all(row.status == "done" for row in rows)
     shutil.rmtree(out)
@@ -257,7 +259,9 @@ def many(folder: Path, size_px: tuple[int, int], rounds: int) -> None:
     from tiling.batch import tile_batch
     from tiling.sources import SlideRef
     from tiling.tile import TileSpec, tile_slide
+    from tiling.workers import run_slides
 
+    run = partial(run_slides, workers=2)
     slide, out = make(folder, (4096, 3072), True), folder / "bags"
     spec = TileSpec(INSTANCES, 256, downsample=1)
     refs = [SlideRef(f"copy {index:04d}", slide) for index in range(SMALL_SLIDES)]
@@ -268,11 +272,11 @@ def many(folder: Path, size_px: tuple[int, int], rounds: int) -> None:
         write_bag(bag_path(out, ref.slide_id), tile_slide(slide, spec, ref.slide_id))
         memory_mb.append(resident_mb())
     early, late = memory_mb[FLAT_FROM - 1], max(memory_mb[FLAT_FROM:])
-    tile_batch(refs, spec, out, 2)  # writes the manifest
+    tile_batch(refs, spec, out, run)  # writes the manifest
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
-        tile_batch(refs, spec, out, 2)
+        tile_batch(refs, spec, out, run)
         seconds.append(time.perf_counter() - start)
     shutil.rmtree(out)
     print(f"\n{SMALL_SLIDES} small slides: {early:.0f} MB after {FLAT_FROM}, at most {late:.0f} MB from then on;")

@@ -14,7 +14,7 @@ import infer
 import train
 from tests.conftest import TILING_FLAGS, TRAIN_FLAGS, CohortFiles, Trained, paint
 from tiling import __main__ as tile
-from tiling import merge
+from tiling import merge, status
 from tiling.slide import write_pyramid
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +56,32 @@ class TestTile:
         # The same again does nothing twice and says the same.
         assert tile.main([str(cohort.slides), str(tmp_path), "--out", str(out), *TILING_FLAGS]) == 1
 
+    def test_shards(
+        self, cohort: CohortFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "bags"
+        command = [str(cohort.slides), "--out", str(out), *TILING_FLAGS]
+        assert tile.main([*command, "--shard", "1/3"]) == 0
+        for name, value in {"ID": 6, "COUNT": 3, "MIN": 5, "MAX": 7}.items():
+            monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+        assert tile.main(command) == 0
+        assert len(list(out.glob("*.h5"))) == 8
+        assert {path.name for path in out.glob("*.csv")} == {"manifest-1-of-3.csv", "manifest-2-of-3.csv"}
+        captured = capsys.readouterr()
+        assert "shard 1/3 (--shard)" in captured.err
+        assert "shard 2/3 (element 6 of a Slurm array)" in captured.err
+        assert "4 bags in" in captured.out
+        assert f"a row for each in {out / 'manifest-2-of-3.csv'}" in captured.out
+        assert status.main([str(out)]) == 1
+        assert "shard 3/3: not started" in capsys.readouterr().out
+        assert tile.main([*command, "--shard", "1/1"]) == 0
+        assert status.main([str(out)]) == 0
+        monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+        assert tile.main(command) == 2
+        assert "2 elements from 5 to 7, which does not say what part of the slides element 6 has" in (
+            capsys.readouterr().err
+        )
+
     def test_config_gives_defaults_and_flags_win(self, cohort: CohortFiles, tmp_path: Path) -> None:
         (tmp_path / "tiles.yaml").write_text("size: 64\ndownsample: 1\ninstances: 3\ncodec: png\n")
         flags = ["--config", str(tmp_path / "tiles.yaml"), "--instances", "2"]
@@ -74,6 +100,10 @@ class TestTile:
             (["--mpp", "0.5", "--downsample", "2"], "give one scale, not 2 (mpp, downsample)"),
             (["--instances", "0"], "--instances must be at least 1, not 0"),
             (["--workers", "0"], "--workers must be at least 1, not 0"),
+            (["--time-limit", "0"], "--time-limit must be more than 0 seconds, not 0"),
+            (["--time-limit", "long"], "--time-limit 'long' is not a number"),
+            (["--shard", "5/4"], "--shard is I/N with I from 1 to N, such as 1/4, not '5/4'"),
+            (["--dask", "nowhere", "--jobs", "0"], "--jobs must be at least 1, not 0"),
             (["--colour", "blue"], "unrecognized arguments: --colour blue"),
         ],
     )
@@ -386,7 +416,9 @@ class TestInfer:
         assert "is gigabag-model version 2, this program reads gigabag-model version 1" in found
 
 
-@pytest.mark.parametrize("command", [["-m", "tiling"], ["-m", "tiling.merge"], ["train.py"], ["infer.py"]])
+@pytest.mark.parametrize(
+    "command", [["-m", "tiling"], ["-m", "tiling.merge"], ["-m", "tiling.status"], ["train.py"], ["infer.py"]]
+)
 def test_help(command: list[str]) -> None:
     done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"usage: {'python ' if command[0] == '-m' else ''}{' '.join(command)} ")
@@ -394,7 +426,14 @@ def test_help(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "main"), [("tile", tile.main), ("merge", merge.main), ("train", train.main), ("infer", infer.main)]
+    ("name", "main"),
+    [
+        ("tile", tile.main),
+        ("status", status.main),
+        ("merge", merge.main),
+        ("train", train.main),
+        ("infer", infer.main),
+    ],
 )
 def test_console_script_calls_itself_by_its_name(
     name: str, main: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -17,6 +17,7 @@ MODULES = {
 ONLY_IMPORTED_BY = {
     "openslide": "tiling.slide", "pyvips": "tiling.slide", "tifffile": "tiling.tiff",
     "h5py": "tiling.bag", "timm": "mil.backbone",
+    "dask": "tiling.cluster", "dask_jobqueue": "tiling.cluster", "distributed": "tiling.cluster",
 }  # fmt: skip
 LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".split()} | {
     "mil.metrics",
@@ -67,7 +68,9 @@ def test_package_is_only_a_docstring(name: str) -> None:
     assert ast.get_docstring(tree)
 
 
-@pytest.mark.parametrize("module", ["tiling.__main__", "train", "infer", "mil.settings", "mil.labels"])
-def test_command_lines_do_not_load_torch(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    "module", ["tiling.__main__", "tiling.status", "tiling.cluster", "train", "infer", "mil.settings", "mil.labels"]
+)
+def test_command_lines_load_neither_torch_nor_dask(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'dask', 'distributed'}} & {{*sys.modules}}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from tiling.bag import SUFFIX, BagRef, merged_ref, read_merged
 from tiling.errors import BagError, InputError
-from tiling.manifest import ManifestRow, read_manifest
+from tiling.manifest import NOT_TILED, ManifestRow, read_manifest
 
 
 class Bags(NamedTuple):
@@ -21,7 +21,7 @@ class Bags(NamedTuple):
     def why_missing(self, name: str) -> str:
         """Why there is no bag of that name."""
         if name not in self.manifest:
-            return "it was never tiled"
+            return NOT_TILED
         return self.manifest[name].error or "its bag is gone"
 
 

@@ -1,93 +1,104 @@
-"""Many slides to bags: worker processes, resuming, the manifest, failures."""
+"""Many slides to bags: resuming, the manifest, failures. Who does the work is the caller's choice."""
 
-import os
-import signal
+import errno
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from tiling.bag import bag_path, read_header, write_bag
-from tiling.errors import BagError, InputError, SlideError, TilingError
-from tiling.manifest import ManifestRow, read_manifest, write_manifest
-from tiling.output import make_writable, sweep
-from tiling.progress import progress
+from tiling.bag import BagHeader, bag_path, read_header, write_bag
+from tiling.errors import BagError, InputError, OutputError, SlideError, TilingError
+from tiling.manifest import NOT_TILED, ManifestRow, read_manifest, read_own, write_manifest
+from tiling.output import make_writable, sweep, written_name
+from tiling.progress import progress, shown
+from tiling.shards import WHOLE, Shard
 from tiling.sources import SlideRef
 from tiling.tile import NO_TISSUE, TileSpec, tile_slide
 
-Result = TypeVar("Result")
+Results = Generator[tuple[SlideRef, ManifestRow | Exception], None, None]
+Runner = Callable[[Callable[[SlideRef], ManifestRow], Sequence[SlideRef]], Results]
 
 _SAVE_EVERY_S = 30.0  # how much of the manifest a killed batch may lose
+_NOTHING_CAN_BE_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def tile_batch(
-    slides: Sequence[SlideRef], spec: TileSpec, out: Path, workers: int, overwrite: bool = False
+    slides: Sequence[SlideRef], spec: TileSpec, out: Path, run: Runner, overwrite: bool = False, shard: Shard = WHOLE
 ) -> list[ManifestRow]:
-    """Write a bag for each slide into `out`, and the manifest; gives the rows of these slides, in their order.
+    """Write a bag for each slide into `out`, and the shard's manifest; gives the rows of these slides, in their order.
 
-    A bag that is complete and has the same spec is kept. Raises InputError, before any work, where `out` cannot be
-    written or holds a bag of another spec or another file and `overwrite` is false.
+    `run(task, slides)` does the work, as `tiling.workers.run_slides` does it. A bag that is complete and has the same
+    spec is kept. Raises InputError, before any work, where `out` cannot be written or holds a bag of another spec or
+    another file and `overwrite` is false; OutputError where no further bag can be written.
     """
     make_writable(out)
     sweep(out)
     before = read_manifest(out)
-    rows = {} if overwrite else {s.slide_id: row for s in slides if (row := _finished(s, spec, out, before))}
+    rows = {} if overwrite else _finished_rows(slides, spec, out, before)
     todo = [slide for slide in slides if slide.slide_id not in rows]
-    saved = time.monotonic()
+    manifest = _Ledger(out, shard, before)
+    manifest.save({slide.slide_id: rows.get(slide.slide_id) or _waiting(slide) for slide in slides})
     try:
-        with progress(len(slides), "slide", "tiling", initial=len(rows)) as bar:
-            for slide, result in run_slides(partial(_tile_one, spec, out), todo, workers):
+        with (
+            progress(len(slides), "slide", "tiling", initial=len(rows)) as bar,
+            closing(run(partial(_tile_one, spec, out), todo)) as results,
+        ):
+            for slide, result in results:
+                if isinstance(result, OutputError):
+                    raise result
                 row = result if isinstance(result, ManifestRow) else _failed(slide, result)
                 rows[slide.slide_id] = row
                 if row.error:
-                    bar.write(f"{row.status}: {row.slide_id}: {row.error}", file=sys.stderr)
+                    bar.write(f"{row.status}: {shown(row.slide_id)}: {row.error}", file=sys.stderr)
                 bar.update()
-                if time.monotonic() - saved > _SAVE_EVERY_S:
-                    _save(out, rows)
-                    saved = time.monotonic()
+                manifest.save_now_and_then({slide.slide_id: row})
+    except BaseException:
+        with suppress(OSError):  # a full disk: the manifest that is there lists every slide
+            manifest.save()
+        raise
     finally:
-        _save(out, rows)
+        sweep(out)  # what workers left that were ended
+    manifest.save()
     return [rows[slide.slide_id] for slide in slides]
 
 
-def _save(out: Path, rows: dict[str, ManifestRow]) -> None:
-    """Bring the manifest up to date; rows that another command wrote meanwhile stay."""
-    write_manifest(out, {**read_manifest(out), **rows})
+class _Ledger:
+    """The manifest of a shard while its batch runs."""
+
+    def __init__(self, out: Path, shard: Shard, before: dict[str, ManifestRow]) -> None:
+        self.out, self.shard = out, shard
+        # Rows of an earlier batch stay, as they are now: another manifest may know more of these slides.
+        self.rows = {slide_id: before[slide_id] for slide_id in read_own(out, shard)}
+        self.saved_s = 0.0
+
+    def save(self, rows: dict[str, ManifestRow] | None = None) -> None:
+        """Bring the file up to date; rows that another command wrote meanwhile stay."""
+        self.rows.update(rows or {})
+        written = {written_name(slide_id) for slide_id in self.rows}
+        theirs = {slide_id: row for slide_id, row in read_own(self.out, self.shard).items() if slide_id not in written}
+        write_manifest(self.out, {**theirs, **self.rows}, self.shard)
+        self.saved_s = time.monotonic()
+
+    def save_now_and_then(self, rows: dict[str, ManifestRow]) -> None:
+        """Note rows, and bring the file up to date where that was long ago."""
+        self.rows.update(rows)
+        if time.monotonic() - self.saved_s > _SAVE_EVERY_S:
+            self.save()
 
 
-def run_slides(
-    task: Callable[[SlideRef], Result], slides: Iterable[SlideRef], workers: int
-) -> Iterator[tuple[SlideRef, Result | Exception]]:
-    """Each slide with what `task` gave for it in a worker process, or the error it raised, as they finish.
-
-    A slide whose worker dies (a decoder that crashes) gets a SlideError; the others are not touched by it.
-    """
-    waiting = deque(slides)
-    while waiting:
-        for slide in (yield from _run_until_crash(task, waiting, workers)):
-            # One of these killed its worker, and the others died with it: each has another try, alone.
-            alone = deque([slide])
-            if (yield from _run_until_crash(task, alone, 1)):
-                yield (
-                    slide,
-                    SlideError(
-                        f"{str(slide.path)!r} killed the process that read it (a crash in a decoder, or too little "
-                        "memory); check the file, or give fewer --workers"
-                    ),
-                )
+def _finished_rows(
+    slides: Sequence[SlideRef], spec: TileSpec, out: Path, before: dict[str, ManifestRow]
+) -> dict[str, ManifestRow]:
+    wanted = asdict(spec)
+    found = {slide.slide_id: _finished(slide, wanted, out, before) for slide in slides}
+    return {slide_id: row for slide_id, row in found.items() if row is not None}
 
 
-def _finished(slide: SlideRef, spec: TileSpec, out: Path, before: dict[str, ManifestRow]) -> ManifestRow | None:
+def _finished(slide: SlideRef, wanted: dict[str, Any], out: Path, before: dict[str, ManifestRow]) -> ManifestRow | None:
     """The row of a slide whose bag is there already, None where it has to be made."""
     path = bag_path(out, slide.slide_id)
     if not path.exists():
@@ -96,13 +107,13 @@ def _finished(slide: SlideRef, spec: TileSpec, out: Path, before: dict[str, Mani
         header = read_header(path)
     except BagError:
         return None  # not ours or damaged: made again
-    changed = [name for name, value in asdict(spec).items() if header.spec.get(name) != value]
+    changed = [name for name, value in wanted.items() if header.spec.get(name) != value]
     if changed:
         raise InputError(
             f"{str(path)!r} was made with another {', '.join(changed)}; "
             "choose another --out, or --overwrite the bags there"
         )
-    if slide.mpp not in (None, header.mpp) or _size_of(slide.path) not in (None, header.slide_bytes):
+    if not _same_mpp(slide, header) or _size_of(slide.path) not in (None, header.slide_bytes):
         raise InputError(
             f"{str(path)!r} was made from another file or with another mpp than {str(slide.path)!r} has; "
             "rename the slide, or --overwrite the bags there"
@@ -111,6 +122,13 @@ def _finished(slide: SlideRef, spec: TileSpec, out: Path, before: dict[str, Mani
     if row is not None and row.status == "done":
         return row
     return ManifestRow(slide.slide_id, str(slide.path), "done", header.tiles, 0.0, "")
+
+
+def _same_mpp(slide: SlideRef, header: BagHeader) -> bool:
+    """Whether a bag was made with the mpp that its slide would have now."""
+    if slide.mpp is not None:
+        return slide.mpp == header.mpp
+    return header.mpp_from == "file" or header.mpp == slide.default_mpp
 
 
 def _size_of(path: Path) -> int | None:
@@ -124,16 +142,40 @@ def _size_of(path: Path) -> int | None:
 def _tile_one(spec: TileSpec, out: Path, slide: SlideRef) -> ManifestRow:
     start = time.perf_counter()
     path = bag_path(out, slide.slide_id)
-    path.unlink(missing_ok=True)  # it is damaged or to be overwritten, and must not outlive a failure
-    bag = tile_slide(slide.path, spec, slide.slide_id, slide.mpp)
+    try:
+        path.unlink(missing_ok=True)  # it is damaged or to be overwritten, and must not outlive a failure
+    except OSError as error:
+        raise _not_written(path, error) from error
+    bag = tile_slide(slide.path, spec, slide.slide_id, slide.mpp, slide.default_mpp)
     if len(bag):
-        write_bag(path, bag)
-    status, error = ("done", "") if len(bag) else ("empty", NO_TISSUE)
-    return ManifestRow(slide.slide_id, str(slide.path), status, len(bag), time.perf_counter() - start, error)
+        try:
+            write_bag(path, bag)
+        except OSError as error:
+            raise _not_written(path, error) from error
+    status, error_text = ("done", "") if len(bag) else ("empty", NO_TISSUE)
+    return ManifestRow(slide.slide_id, str(slide.path), status, len(bag), time.perf_counter() - start, error_text)
+
+
+def _not_written(path: Path, error: OSError) -> TilingError:
+    """OutputError where no other bag can be written either, SlideError where it is this one (a name too long)."""
+    cause = error.strerror or str(error)
+    if error.errno in _NOTHING_CAN_BE_WRITTEN:
+        return OutputError(
+            f"cannot write into {str(path.parent)!r} any more ({cause}); "
+            "make room or give permission, and run the same again: what is done stays done"
+        )
+    return SlideError(f"cannot write the bag {str(path)!r} ({cause}); rename the slide, or check the disk")
+
+
+def _waiting(slide: SlideRef) -> ManifestRow:
+    return ManifestRow(slide.slide_id, str(slide.path), "waiting", 0, 0.0, NOT_TILED)
 
 
 def _failed(slide: SlideRef, error: Exception) -> ManifestRow:
-    return ManifestRow(slide.slide_id, str(slide.path), "failed", 0, 0.0, describe(slide, error))
+    text = describe(slide, error)
+    if isinstance(error, OSError) and not slide.path.exists():  # decoders have other words for it
+        text = f"no such file (any more): {str(slide.path)!r}; put it back, or correct its path, and run the same again"
+    return ManifestRow(slide.slide_id, str(slide.path), "failed", 0, 0.0, text)
 
 
 def describe(slide: SlideRef, error: Exception) -> str:
@@ -142,46 +184,3 @@ def describe(slide: SlideRef, error: Exception) -> str:
         return str(error)
     cause = " ".join(str(error).split())
     return f"{str(slide.path)!r} met an unexpected {type(error).__name__} ({cause}); please report it"
-
-
-def _run_until_crash(
-    task: Callable[[SlideRef], Result], waiting: deque[SlideRef], workers: int
-) -> Generator[tuple[SlideRef, Result | Exception], None, list[SlideRef]]:
-    """Work through `waiting` until it is empty or a worker dies; gives back the slides that were under way then."""
-    running: dict[Future[Result], SlideRef] = {}
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
-    try:
-        with suppress(BrokenProcessPool):
-            while waiting or running:
-                while waiting and len(running) < 2 * workers:
-                    running[pool.submit(task, waiting[0])] = waiting[0]
-                    waiting.popleft()
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    try:
-                        result: Result | Exception = future.result()
-                    except BrokenProcessPool:
-                        raise
-                    except Exception as error:  # noqa: BLE001  # a row says what it was, and the batch goes on
-                        result = error
-                    yield running.pop(future), result
-    except BaseException:
-        # Interrupted: files are written whole or not at all, so the workers can be ended where they are.
-        for worker in active_children():
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return list(running.values())
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent has ended, however it did."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)

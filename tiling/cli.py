@@ -1,11 +1,14 @@
 """Command lines made from settings dataclasses: flags and YAML keys are their fields, wrong input is one sentence."""
 
 import itertools
+import math
 import os
 import re
+import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar, get_type_hints
@@ -56,6 +59,40 @@ def workers_from(args: Namespace) -> int:
     return int(args.workers)
 
 
+def add_default_mpp(parser: ArgumentParser) -> None:
+    """Add `--default-mpp UM`."""
+    parser.add_argument(
+        "--default-mpp",
+        type=float,
+        metavar="UM",
+        help="micrometres per pixel of slides for which neither a table nor the file says it",
+    )
+
+
+def default_mpp_from(args: Namespace) -> float | None:
+    """The mpp of slides that say none; raises InputError where it cannot be one."""
+    mpp: float | None = args.default_mpp
+    if mpp is not None and not 0 < mpp < 1000:
+        raise InputError(f"--default-mpp must be micrometres per pixel, such as 0.25, not {mpp:g}")
+    return mpp
+
+
+def add_time_limit(parser: ArgumentParser) -> None:
+    """Add `--time-limit SECONDS`."""
+    from tiling.workers import TIME_LIMIT_S
+
+    parser.add_argument(
+        "--time-limit", type=float, default=TIME_LIMIT_S, help="seconds after which a slide is given up as failed"
+    )
+
+
+def time_limit_from(args: Namespace) -> float:
+    """The seconds a slide may take; raises InputError where that is no time."""
+    if not 0 < args.time_limit < math.inf:
+        raise InputError(f"--time-limit must be more than 0 seconds, not {args.time_limit:g}")
+    return float(args.time_limit)
+
+
 def settings_from(args: Namespace, settings: type[Settings]) -> Settings:
     """The settings dataclass filled from parsed arguments."""
     return settings(**{field.name: args[field.name] for field in fields(settings)})  # type: ignore[arg-type]
@@ -85,6 +122,16 @@ def run(
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """A block that SIGTERM, sent by queueing systems before they kill, ends as Ctrl-C does: what is done is saved."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def explain(message: str, argv: list[str]) -> str:

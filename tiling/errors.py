@@ -13,5 +13,9 @@ class SlideError(TilingError, OSError):
     """One slide cannot be opened or read; the batch goes on."""
 
 
+class OutputError(TilingError, OSError):
+    """Nothing more can be written: the batch ends with status 2, and a later one goes on where it stopped."""
+
+
 class BagError(TilingError, ValueError):
     """One file is not a complete bag of a version that this program reads."""

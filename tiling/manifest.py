@@ -1,17 +1,25 @@
-"""manifest.csv beside the bags: what became of each slide."""
+"""manifest.csv beside the bags, one for each shard: what became of each slide."""
 
 import csv
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from tiling.errors import InputError
 from tiling.output import write_table
+from tiling.shards import WHOLE, Shard
 
 MANIFEST = "manifest.csv"
+NOT_TILED = "it was never tiled; run `python -m tiling` again"
+
+_NAME = re.compile(r"manifest(?:-(\d+)-of-(\d+))?\.csv")
 
 
 class ManifestRow(NamedTuple):
-    """What became of a slide: `status` is done, empty (no tissue) or failed, and then `error` says why."""
+    """What became of a slide; `error` says why it has no bag.
+
+    `status` is done, empty (no tissue), failed, or waiting (the batch has not come to it yet, or was ended before).
+    """
 
     slide_id: str
     path: str
@@ -21,11 +29,47 @@ class ManifestRow(NamedTuple):
     error: str
 
 
+class Manifest(NamedTuple):
+    """One manifest of a folder, the shard that wrote it, and when (seconds since 1970)."""
+
+    shard: Shard
+    written_s: float
+    rows: dict[str, ManifestRow]
+
+
+def manifest_name(shard: Shard) -> str:
+    """The name of a shard's manifest: each has its own, so that no two jobs write one file."""
+    return MANIFEST if shard == WHOLE else f"manifest-{shard.number}-of-{shard.of}.csv"
+
+
+def read_manifests(folder: Path) -> list[Manifest]:
+    """The manifests of a folder, the last written last."""
+    names = {path: found for path in folder.glob("manifest*.csv") if (found := _NAME.fullmatch(path.name))}
+    manifests = [
+        Manifest(Shard(int(found[1]), int(found[2])) if found[1] else WHOLE, path.stat().st_mtime, _read(path))
+        for path, found in sorted(names.items())
+    ]
+    return sorted(manifests, key=lambda manifest: manifest.written_s)
+
+
 def read_manifest(folder: Path) -> dict[str, ManifestRow]:
-    """The rows of a folder's manifest by slide_id; none where there is no manifest."""
-    path = folder / MANIFEST
-    if not path.exists():
-        return {}
+    """The rows of all manifests of a folder by slide_id; of two rows for a slide, that of the file written last."""
+    return {slide_id: row for manifest in read_manifests(folder) for slide_id, row in manifest.rows.items()}
+
+
+def read_own(folder: Path, shard: Shard) -> dict[str, ManifestRow]:
+    """The rows of one shard's manifest; none where there is no such file."""
+    path = folder / manifest_name(shard)
+    return _read(path) if path.exists() else {}
+
+
+def write_manifest(folder: Path, rows: dict[str, ManifestRow], shard: Shard = WHOLE) -> None:
+    """Write the manifest, sorted by slide_id, whole or not at all."""
+    table = [rows[slide_id]._replace(seconds=round(rows[slide_id].seconds, 3)) for slide_id in sorted(rows)]
+    write_table(folder / manifest_name(shard), ManifestRow._fields, table)
+
+
+def _read(path: Path) -> dict[str, ManifestRow]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return {
@@ -34,11 +78,5 @@ def read_manifest(folder: Path) -> dict[str, ManifestRow]:
                 )
                 for row in csv.DictReader(file)
             }
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{str(path)!r} is no manifest of this program ({error}); delete it") from error
-
-
-def write_manifest(folder: Path, rows: dict[str, ManifestRow]) -> None:
-    """Write the manifest, sorted by slide_id, whole or not at all."""
-    table = [rows[slide_id]._replace(seconds=round(rows[slide_id].seconds, 3)) for slide_id in sorted(rows)]
-    write_table(folder / MANIFEST, ManifestRow._fields, table)

@@ -3,6 +3,7 @@
 import csv
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from tempfile import TemporaryFile
 from tiling.errors import InputError
 
 _TEMPORARY = ".tmp"
+_A_DAY_S = 86400.0
 
 
 def make_writable(folder: Path) -> None:
@@ -25,11 +27,20 @@ def make_writable(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete the temporary files that processes of this machine left in `folder` when they were killed."""
-    for path in folder.glob(f".*{_TEMPORARY}"):
+    """Delete the temporary files that killed processes left in `folder`: those of this machine, and those a day old.
+
+    Where that is not possible they stay.
+    """
+    for path in folder.glob(f".*.*{_TEMPORARY}"):
         name, _, pid = path.name.removesuffix(_TEMPORARY).rpartition(".")
-        if name.endswith(f".{socket.gethostname()}") and pid.isdigit() and not _is_running(int(pid)):
-            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            here = name.endswith(f".{socket.gethostname()}")
+            if pid.isdigit() and (not _is_running(int(pid)) if here else _is_old(path)):
+                path.unlink()
+
+
+def _is_old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > _A_DAY_S
 
 
 def _is_running(pid: int) -> bool:
@@ -59,6 +70,11 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def written_name(name: str) -> str:
+    """A name as it stands in a table: what is not text in UTF-8 is escaped there."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV, whole or not at all."""
     with (
@@ -66,5 +82,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         table = csv.writer(file, lineterminator="\n")
+        quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         table.writerow(header)
-        table.writerows(rows)
+        for row in rows:  # a lone carriage return ends a row for readers, and the writer does not quote it
+            (quoted if any("\r" in str(value) for value in row) else table).writerow(row)

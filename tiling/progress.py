@@ -1,4 +1,4 @@
-"""One look for every progress bar."""
+"""What the terminal shows: one look for every progress bar, one line for every message."""
 
 import sys
 from typing import Any
@@ -13,3 +13,9 @@ def progress(total: int, unit: str, what: str, initial: int = 0) -> "tqdm[Any]":
         total=total, initial=initial, unit=unit, desc=what, dynamic_ncols=not quiet,
         mininterval=30.0 if quiet else 0.1, file=sys.stderr,
     )  # fmt: skip
+
+
+def shown(name: object) -> str:
+    """A name on one line: as it is, or quoted and escaped where it has line breaks or bytes that are no text."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)

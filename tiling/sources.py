@@ -11,18 +11,20 @@ from tiling.slide import EXTENSIONS, series_uid
 
 
 class SlideRef(NamedTuple):
-    """A slide to work on; `mpp` is µm per level-0 pixel where a table gives it."""
+    """A slide to work on; `mpp` is µm per level-0 pixel where a table gives it, `default_mpp` where nothing does."""
 
     slide_id: str
     path: Path
     mpp: float | None = None
     patient_id: str | None = None
+    default_mpp: float | None = None
 
 
-def find_slides(sources: Iterable[Path]) -> list[SlideRef]:
+def find_slides(sources: Iterable[Path], default_mpp: float | None = None) -> list[SlideRef]:
     """The slides that files, folders (searched through) and slides tables (.csv) name, in their order.
 
-    Raises InputError where a source is missing or holds no slide, or where two slides have one name.
+    `default_mpp` is µm per level-0 pixel of those that have no other. Raises InputError where a source is missing or
+    holds no slide, or where two slides have one name.
     """
     found: list[SlideRef] = []
     sources = list(sources)
@@ -40,7 +42,7 @@ def find_slides(sources: Iterable[Path]) -> list[SlideRef]:
             raise InputError(f"no such file or folder: {str(source)!r}; check the path")
     found += _dicom_slides(named_dicom)
     _refuse_duplicates(found)
-    return found
+    return [slide._replace(default_mpp=default_mpp) for slide in found]
 
 
 def _slides_in_folder(folder: Path) -> list[SlideRef]:

@@ -2,24 +2,33 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import TILING_FLAGS, CohortFiles, make_cohort, paint
-from tiling.batch import run_slides, tile_batch
-from tiling.errors import InputError, SlideError
-from tiling.manifest import ManifestRow, read_manifest, write_manifest
+from tests.conftest import STROMA, TILING_FLAGS, CohortFiles, make_cohort, paint
+from tiling.batch import Results, Runner, tile_batch
+from tiling.errors import InputError
+from tiling.manifest import ManifestRow, read_manifest
+from tiling.shards import Shard
 from tiling.slide import write_pyramid
 from tiling.sources import SlideRef, find_slides
 from tiling.tile import TileSpec
+from tiling.workers import run_slides
 
 ROOT = Path(__file__).parents[2]
 SPEC = TileSpec(size=32, downsample=1, instances=6)
+
+
+def on(workers: int) -> Runner:
+    return partial(run_slides, workers=workers)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -28,10 +37,23 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 def test_same_bytes_whatever_the_workers(cohort: CohortFiles, tmp_path: Path) -> None:
     slides = find_slides([cohort.slides])
-    tile_batch(slides, SPEC, tmp_path / "one", workers=1)
-    tile_batch(slides[::-1], SPEC, tmp_path / "two", workers=2)
+    tile_batch(slides, SPEC, tmp_path / "one", on(1))
+    tile_batch(slides[::-1], SPEC, tmp_path / "two", on(2))
     assert len(bytes_of(tmp_path / "one")) == 12
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+
+
+def test_same_bytes_whatever_the_shards(cohort: CohortFiles, tmp_path: Path) -> None:
+    slides = find_slides([cohort.slides])
+    tile_batch(slides, SPEC, tmp_path / "whole", on(2))
+    for shard in (Shard(3, 3), Shard(1, 3), Shard(2, 3)):
+        tile_batch(shard.pick(slides[::-1]), SPEC, tmp_path / "shards", on(1), shard=shard)
+    assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "shards")
+    assert {path.name for path in (tmp_path / "shards").glob("*.csv")} == {
+        f"manifest-{number}-of-3.csv" for number in (1, 2, 3)
+    }
+    assert [*read_manifest(tmp_path / "shards")] != []
+    assert {row.status for row in read_manifest(tmp_path / "shards").values()} == {"done"}
 
 
 class TestOneBatch:
@@ -44,7 +66,7 @@ class TestOneBatch:
 
     def test_each_slide_has_a_row(self, files: CohortFiles, tmp_path: Path) -> None:
         out = tmp_path / "bags"
-        rows = tile_batch(find_slides([files.slides]), SPEC, out, workers=2)
+        rows = tile_batch(find_slides([files.slides]), SPEC, out, on(2))
         assert [(row.slide_id, row.status, row.tiles) for row in rows] == [
             ("bare", "empty", 0), ("broken", "failed", 0), ("s00", "done", 6), ("s01", "done", 6), ("s02", "done", 6),
         ]  # fmt: skip
@@ -56,11 +78,11 @@ class TestOneBatch:
 
     def test_second_run_makes_only_what_is_missing(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides])
-        first = tile_batch(slides, SPEC, out, workers=2)
+        first = tile_batch(slides, SPEC, out, on(2))
         (out / "s01.h5").unlink()
         (out / "s02.h5").write_bytes(b"half a file")
         kept = (out / "s00.h5").stat().st_mtime_ns
-        second = tile_batch(slides, SPEC, out, workers=2)
+        second = tile_batch(slides, SPEC, out, on(2))
         assert [row.status for row in second] == [row.status for row in first]
         assert (out / "s00.h5").stat().st_mtime_ns == kept
         assert second[2] == first[2]._replace(seconds=round(first[2].seconds, 3))
@@ -68,19 +90,61 @@ class TestOneBatch:
 
     def test_rows_of_other_slides_stay_in_the_manifest(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides])
-        tile_batch(slides[:3], SPEC, out, workers=1)
-        tile_batch(slides[3:], SPEC, out, workers=1)
+        tile_batch(slides[:3], SPEC, out, on(1))
+        tile_batch(slides[3:], SPEC, out, on(1))
         assert list(read_manifest(out)) == ["bare", "broken", "s00", "s01", "s02"]
+
+    def test_every_slide_is_listed_from_the_start(self, files: CohortFiles, tmp_path: Path) -> None:
+        out, slides = tmp_path / "bags", find_slides([files.slides])
+
+        def interrupted(task: Callable[[SlideRef], ManifestRow], todo: Sequence[SlideRef]) -> Results:
+            assert {row.status for row in read_manifest(out).values()} == {"waiting"}
+            yield todo[2], task(todo[2])
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            tile_batch(slides, SPEC, out, interrupted)
+        rows = read_manifest(out)
+        assert [row.status for row in rows.values()] == ["waiting", "waiting", "done", "waiting", "waiting"]
+        assert "never tiled" in rows["s01"].error
+
+    def test_what_killed_workers_left_is_swept(self, files: CohortFiles, tmp_path: Path) -> None:
+        out, slides = tmp_path / "bags", find_slides([files.slides])
+
+        def killed(task: Callable[[SlideRef], ManifestRow], todo: Sequence[SlideRef]) -> Results:
+            dead = subprocess.Popen([sys.executable, "-c", ""])
+            dead.wait()
+            for slide in todo:
+                (out / f".{slide.slide_id}.h5.{socket.gethostname()}.{dead.pid}.tmp").touch()
+                yield slide, task(slide)
+
+        tile_batch(slides[2:], SPEC, out, killed)
+        assert sorted(path.name for path in out.iterdir()) == ["manifest.csv", "s00.h5", "s01.h5", "s02.h5"]
+
+    def test_manifests_of_other_shards_and_batches_are_kept_right(self, files: CohortFiles, tmp_path: Path) -> None:
+        """What an older manifest says of a slide must not come back when that manifest is written again."""
+        out, slides = tmp_path / "bags", find_slides([files.slides])
+        good = slides[2].path.read_bytes()
+        slides[2].path.write_bytes(b"damaged")
+        tile_batch(slides, SPEC, out, on(1))
+        assert read_manifest(out)["s00"].status == "failed"
+        slides[2].path.write_bytes(good)
+        shard = Shard(1, 2)
+        tile_batch([slides[2]], SPEC, out, on(1), shard=shard)
+        assert read_manifest(out)["s00"].status == "done"
+        tile_batch([slides[3]], SPEC, out, on(1))
+        assert read_manifest(out)["s00"].status == "done"
+        assert len(read_manifest(out)) == 5
 
     def test_other_spec_is_an_error_before_any_work(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides])
-        tile_batch(slides[2:3], SPEC, out, workers=1)
+        tile_batch(slides[2:3], SPEC, out, on(1))
         before = bytes_of(out)
         other = TileSpec(size=64, downsample=1, instances=5)
         with pytest.raises(InputError, match=r"s00\.h5' was made with another instances, size; .*--overwrite"):
-            tile_batch(slides, other, out, workers=1)
+            tile_batch(slides, other, out, on(1))
         assert bytes_of(out) == before
-        assert [row.tiles for row in tile_batch(slides[2:3], other, out, workers=1, overwrite=True)] == [4]
+        assert [row.tiles for row in tile_batch(slides[2:3], other, out, on(1), overwrite=True)] == [4]
 
     @pytest.mark.parametrize(
         ("change", "names"),
@@ -90,84 +154,82 @@ class TestOneBatch:
         self, files: CohortFiles, tmp_path: Path, change: dict[str, object], names: str
     ) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides / "s00.tiff"])
-        tile_batch(slides, SPEC, out, workers=1)
+        tile_batch(slides, SPEC, out, on(1))
         with pytest.raises(InputError, match=rf"s00\.h5' was made with another {names}; .*--overwrite"):
-            tile_batch(slides, replace(SPEC, **change), out, workers=1)  # type: ignore[arg-type]
+            tile_batch(slides, replace(SPEC, **change), out, on(1))  # type: ignore[arg-type]
 
     def test_other_file_or_mpp_under_the_same_name_is_an_error(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides / "s00.tiff"])
-        tile_batch(slides, SPEC, out, workers=1)
+        tile_batch(slides, SPEC, out, on(1))
         with pytest.raises(InputError, match="made from another file or with another mpp"):
-            tile_batch([slides[0]._replace(mpp=0.7)], SPEC, out, workers=1)
+            tile_batch([slides[0]._replace(mpp=0.7)], SPEC, out, on(1))
         with pytest.raises(InputError, match="made from another file or with another mpp"):
-            tile_batch([slides[0]._replace(path=files.slides / "bare.tiff")], SPEC, out, workers=1)
+            tile_batch([slides[0]._replace(path=files.slides / "bare.tiff")], SPEC, out, on(1))
+
+    def test_default_mpp_counts_where_nothing_else_does(self, files: CohortFiles, tmp_path: Path) -> None:
+        spec, out = TileSpec(size=32, mpp=1.0, instances=5), tmp_path / "bags"
+        write_pyramid(tmp_path / "a.tiff", paint(256, 192, (32, 32, 96, STROMA)))
+        sources = [tmp_path / "a.tiff", files.slides / "s00.tiff"]
+        rows = tile_batch(find_slides(sources), spec, out, on(1))
+        assert [row.status for row in rows] == ["failed", "done"]
+        assert "give it in the column mpp of a slides table or as --default-mpp" in rows[0].error
+        before = bytes_of(out)
+        rows = tile_batch(find_slides(sources, default_mpp=0.5), spec, out, on(1))
+        assert [row.status for row in rows] == ["done", "done"]
+        assert before.items() <= bytes_of(out).items()
+        with pytest.raises(InputError, match=r"a\.h5' was made from another file or with another mpp"):
+            tile_batch(find_slides(sources, default_mpp=0.25), spec, out, on(1))
 
     def test_overwriting_a_bag_with_a_failure_removes_it(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides / "s00.tiff"])
-        tile_batch(slides, SPEC, out, workers=1)
+        tile_batch(slides, SPEC, out, on(1))
         slides[0].path.write_bytes(slides[0].path.read_bytes()[:3000])
-        assert tile_batch(slides, SPEC, out, workers=1, overwrite=True)[0].status == "failed"
+        assert tile_batch(slides, SPEC, out, on(1), overwrite=True)[0].status == "failed"
         assert bytes_of(out) == {}
 
     def test_name_that_is_not_utf8_costs_no_table(self, files: CohortFiles, tmp_path: Path) -> None:
         odd = Path(os.fsdecode(os.fsencode(files.slides) + b"/lat\xe9.tiff"))
         (files.slides / "s00.tiff").rename(odd)
-        rows = tile_batch(find_slides([files.slides]), SPEC, tmp_path / "bags", workers=2)
+        rows = tile_batch(find_slides([files.slides]), SPEC, tmp_path / "bags", on(2))
         assert [row.status for row in rows][-2:] == ["done", "done"]
         assert "lat\\udce9" in read_manifest(tmp_path / "bags")
 
     def test_overwriting_a_bag_with_nothing_removes_it(self, files: CohortFiles, tmp_path: Path) -> None:
         out = tmp_path / "bags"
-        tile_batch(find_slides([files.slides / "s00.tiff"]), SPEC, out, workers=1)
+        tile_batch(find_slides([files.slides / "s00.tiff"]), SPEC, out, on(1))
         now_bare = [SlideRef("s00", files.slides / "bare.tiff")]
-        assert tile_batch(now_bare, SPEC, out, workers=1, overwrite=True)[0].status == "empty"
+        assert tile_batch(now_bare, SPEC, out, on(1), overwrite=True)[0].status == "empty"
         assert bytes_of(out) == {}
 
     def test_slide_that_has_gone_keeps_its_bag(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides / "s00.tiff"])
-        tile_batch(slides, SPEC, out, workers=1)
+        tile_batch(slides, SPEC, out, on(1))
         slides[0].path.unlink()
-        assert tile_batch(slides, SPEC, out, workers=1)[0].status == "done"
+        assert tile_batch(slides, SPEC, out, on(1))[0].status == "done"
 
     @pytest.mark.parametrize("out", ["/proc/no/such", "{tmp}/file/bags"])
     def test_folder_that_cannot_be_written(self, files: CohortFiles, tmp_path: Path, out: str) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(InputError, match="cannot write to the folder"):
-            tile_batch(find_slides([files.slides]), SPEC, Path(out.format(tmp=tmp_path)), workers=1)
+            tile_batch(find_slides([files.slides]), SPEC, Path(out.format(tmp=tmp_path)), on(1))
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_folder_without_permission(self, files: CohortFiles, tmp_path: Path) -> None:
         out = tmp_path / "locked"
         out.mkdir(mode=0o500)
         with pytest.raises(InputError, match="Permission denied"):
-            tile_batch(find_slides([files.slides]), SPEC, out, workers=1)
+            tile_batch(find_slides([files.slides]), SPEC, out, on(1))
 
 
-def _die_or_answer(slide: SlideRef) -> str:
-    if slide.slide_id == "killer":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if slide.slide_id == "wrong":
-        raise KeyError("unforeseen")
-    return slide.slide_id.upper()
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_slide_that_kills_its_worker_fails_alone(workers: int) -> None:
-    slides = [SlideRef(name, Path(name)) for name in ("a", "b", "killer", "c", "wrong", "d", "e", "f", "g")]
-    results = {slide.slide_id: result for slide, result in run_slides(_die_or_answer, slides, workers)}
-    killed, wrong = results.pop("killer"), results.pop("wrong")
-    assert results == {name: name.upper() for name in "abcdefg"}
-    assert isinstance(killed, SlideError)
-    assert "'killer' killed the process that read it" in str(killed)
-    assert isinstance(wrong, KeyError)
-
-
-def test_error_nobody_foresaw_is_a_row_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_nobody_foresaw_is_a_row_too(tmp_path: Path) -> None:
     slides = [SlideRef("a", tmp_path / "a.svs")]
-    monkeypatch.setattr(
-        "tiling.batch.run_slides", lambda *_: iter([(slides[0], ZeroDivisionError("division\nby zero"))])
-    )
-    row = tile_batch(slides, SPEC, tmp_path / "bags", workers=1)[0]
+    slides[0].path.touch()
+    row = tile_batch(
+        slides,
+        SPEC,
+        tmp_path / "bags",
+        lambda *_: ((slide, ZeroDivisionError("division\nby zero")) for slide in slides),
+    )[0]
     assert (row.status, row.tiles) == ("failed", 0)
     assert row.error.endswith("a.svs' met an unexpected ZeroDivisionError (division by zero); please report it")
 
@@ -175,6 +237,27 @@ def test_error_nobody_foresaw_is_a_row_too(tmp_path: Path, monkeypatch: pytest.M
 def _heed_interrupts() -> None:
     """A process started in the background ignores Ctrl-C, and so would its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_sigterm_saves_what_is_done(cohort: CohortFiles, tmp_path: Path) -> None:
+    """As a queueing system ends a job."""
+    (tmp_path / "slides").mkdir()
+    for index in range(600):
+        (tmp_path / "slides" / f"c{index:03d}.tiff").symlink_to(cohort.slides / f"s{index % 12:02d}.tiff")
+    out = tmp_path / "bags"
+    command = [sys.executable, "-m", "tiling", str(tmp_path / "slides"), "--out", str(out), *TILING_FLAGS]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while len(bytes_of(out)) < 3:
+        time.sleep(0.01)
+    process.terminate()
+    error = process.communicate()[1]
+    assert process.returncode == 130
+    assert error.endswith("python -m tiling: interrupted\n")
+    done = {row.slide_id for row in read_manifest(out).values() if row.status == "done"}
+    assert 1 <= len(done) < 600  # the messages of two workers may be under way
+    # A worker may have finished a bag whose message was not read any more.
+    assert len({Path(name).stem for name in bytes_of(out)} - done) <= 2
+    assert list(out.glob(".*")) == []
 
 
 @pytest.mark.slow
@@ -212,18 +295,3 @@ def test_interrupted_twice_ends_at_once_and_goes_on_later(cohort: CohortFiles, t
     assert len(after) == 200
     assert {name: after[name] for name in before} == before
     assert list(out.glob(".*")) == []
-
-
-class TestManifest:
-    def test_round_trip(self, tmp_path: Path) -> None:
-        rows = {
-            "b\n,\"'": ManifestRow("b\n,\"'", "/x", "failed", 0, 0.0, "it, is\nso"),
-            "ä": ManifestRow("ä", "/y z", "done", 16, 1.25, ""),
-        }
-        write_manifest(tmp_path, rows)
-        assert read_manifest(tmp_path) == rows
-
-    def test_other_table(self, tmp_path: Path) -> None:
-        (tmp_path / "manifest.csv").write_text("a,b\n1,2\n")
-        with pytest.raises(InputError, match="is no manifest of this program"):
-            read_manifest(tmp_path)

@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import csv
 import os
 import socket
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tiling.output import make_writable, replacing, sweep
+from tiling.output import make_writable, replacing, sweep, write_table
 
 
 class TestReplacing:
@@ -27,18 +28,41 @@ class TestReplacing:
         assert (tmp_path / "a").read_text() == "new"
 
 
-def test_sweep_takes_only_what_a_dead_process_of_this_machine_left(tmp_path: Path) -> None:
+def test_sweep_takes_what_a_dead_process_of_this_machine_left_and_what_is_old(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     here = socket.gethostname()
     gone = f".a.h5.{here}.{dead.pid}.tmp"
     stay = [f".a.h5.{here}.{os.getpid()}.tmp", f".a.h5.not-{here}x.{dead.pid}.tmp", ".notes.tmp", "a.h5"]
-    for name in (gone, *stay):
+    old = [".b.h5.elsewhere.7.tmp", f".c.h5.{here}.{os.getpid()}.tmp", ".old.notes.tmp"]
+    for name in (gone, *stay, *old):
         (tmp_path / name).touch()
+    for name in old:
+        os.utime(tmp_path / name, (0, 0))
     sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(stay)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*stay, *old[1:]])
 
 
 def test_make_writable_leaves_nothing_behind(tmp_path: Path) -> None:
     make_writable(tmp_path / "new" / "deep")
     assert list((tmp_path / "new" / "deep").iterdir()) == []
+
+
+def test_table_gives_back_every_name(tmp_path: Path) -> None:
+    names = [
+        "plain",
+        "a b",
+        "it's",
+        'say "so"',
+        "x,y",
+        "two\nlines",
+        "old\rmac",
+        "dos\r\n",
+        "ä 肾 🙂",
+        " ",
+        "#",
+        "=1+1",
+    ]
+    write_table(tmp_path / "t.csv", ["name", "n"], [(name, 1) for name in names])
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == names

@@ -1,0 +1,49 @@
+"""The manifests of a folder read as one."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tiling.errors import InputError
+from tiling.manifest import ManifestRow, manifest_name, read_manifest, read_manifests, write_manifest
+from tiling.shards import WHOLE, Shard
+
+
+def row(name: str, status: str) -> dict[str, ManifestRow]:
+    return {name: ManifestRow(name, f"/{name}", status, 0, 0.0, "")}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    rows = {
+        "b\n,\"'": ManifestRow("b\n,\"'", "/x", "failed", 0, 0.0, "it, is\nso"),
+        "ä": ManifestRow("ä", "/y z", "done", 16, 1.25, ""),
+    }
+    write_manifest(tmp_path, rows)
+    assert read_manifest(tmp_path) == rows
+
+
+def test_other_table(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="is no manifest of this program"):
+        read_manifest(tmp_path)
+
+
+def test_names() -> None:
+    assert manifest_name(WHOLE) == "manifest.csv"
+    assert manifest_name(Shard(3, 12)) == "manifest-3-of-12.csv"
+
+
+def test_file_written_last_wins(tmp_path: Path) -> None:
+    write_manifest(tmp_path, {**row("a", "failed"), **row("b", "done")})
+    write_manifest(tmp_path, row("a", "done"), Shard(1, 2))
+    write_manifest(tmp_path, row("c", "waiting"), Shard(2, 2))
+    for seconds, name in enumerate(["manifest.csv", "manifest-2-of-2.csv", "manifest-1-of-2.csv"]):
+        os.utime(tmp_path / name, (seconds, seconds))
+    (tmp_path / "manifest-old.csv").write_text("not ours")
+    assert [manifest.shard for manifest in read_manifests(tmp_path)] == [WHOLE, Shard(2, 2), Shard(1, 2)]
+    assert {name: each.status for name, each in read_manifest(tmp_path).items()} == {
+        "a": "done", "b": "done", "c": "waiting",
+    }  # fmt: skip
+    os.utime(tmp_path / "manifest.csv", (9, 9))
+    assert read_manifest(tmp_path)["a"].status == "failed"

@@ -15,6 +15,7 @@ import train
 from tests.conftest import TILING_FLAGS, TRAIN_FLAGS, CohortFiles, Trained, paint
 from tiling import __main__ as tile
 from tiling import merge, status
+from tiling.manifest import NOT_TILED
 from tiling.slide import write_pyramid
 
 ROOT = Path(__file__).parents[1]
@@ -204,7 +205,7 @@ class TestTrain:
         arguments = self.arguments(trained, tmp_path / "run", labels=labels)
         assert train.main([*map(str, arguments), "--epochs", "1", "--skip-missing"]) == 0
         last = pd.read_csv(tmp_path / "run" / "oof.csv").iloc[-1]
-        assert (last["slide_id"], last["status"], last["error"]) == ("s99", "failed", "it was never tiled")
+        assert (last["slide_id"], last["status"], last["error"]) == ("s99", "failed", NOT_TILED)
 
     def test_saved_config_trains_the_same_again(self, trained: Trained, tmp_path: Path) -> None:
         config = trained.run / "config.yaml"

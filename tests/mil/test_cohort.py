@@ -12,7 +12,7 @@ from tests.conftest import TILING_FLAGS, CohortFiles
 from tiling import merge
 from tiling.bag import BagRef
 from tiling.errors import BagError, InputError
-from tiling.manifest import ManifestRow, write_manifest
+from tiling.manifest import NOT_TILED, ManifestRow, write_manifest
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_slide_without_a_bag(labels: Labels, folder: Path) -> None:
     assert len(found.labels) == len(found.bags) == 10
     assert found.missing[["slide_id", "error"]].to_numpy().tolist() == [
         ["s03", "it is cut short"],
-        ["s04", "it was never tiled"],
+        ["s04", NOT_TILED],
     ]
 
 

@@ -9,7 +9,7 @@ from tests.tiling.test_bag import assert_same, make_bag
 from tiling.bag import read_bag, write_bag, write_merged
 from tiling.bags import open_bags, portable
 from tiling.errors import BagError, InputError
-from tiling.manifest import ManifestRow, write_manifest
+from tiling.manifest import NOT_TILED, ManifestRow, write_manifest
 
 ROWS = {
     "a": ManifestRow("a", "/x/a.svs", "done", 3, 1.5, ""),
@@ -36,7 +36,7 @@ def test_folder_and_merged_file_are_alike(tmp_path: Path) -> None:
             assert_same(read_bag(again.refs[name]), bag)
         assert found.why_missing("bare") == "no tissue was found"
         assert found.why_missing("gone") == "its bag is gone"
-        assert found.why_missing("new") == "it was never tiled"
+        assert found.why_missing("new") == NOT_TILED
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:

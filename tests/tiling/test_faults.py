@@ -108,18 +108,18 @@ def vanish_while_read(how: str, out: Path, slide: SlideRef) -> ManifestRow:
     """The batch's own work on a slide that goes away, or loses its end, once it is open."""
     from tiling import tile as step
 
-    read_map = step.read_map
+    look = step.look
 
     def and_go(*arguments: object) -> object:
         slide.path.unlink() if how == "unlink" else os.truncate(slide.path, 2000)
-        return read_map(*arguments)  # type: ignore[arg-type]
+        return look(*arguments)  # type: ignore[arg-type]
 
     if slide.slide_id == "s01":
-        step.read_map = and_go  # type: ignore[assignment]  # in a worker process, which has this slide alone
+        step.look = and_go  # type: ignore[assignment]  # in a worker process, which has this slide alone
     try:
         return batch._tile_one(SPEC, out, slide)
     finally:
-        step.read_map = read_map
+        step.look = look
 
 
 @pytest.mark.parametrize("how", ["unlink", "truncate"])

@@ -21,6 +21,7 @@ from PIL import Image
 
 REDUCTIONS = (1, 2, 4, 8)
 
+_TABLE_TAGS = {"TileOffsets", "TileByteCounts", "StripOffsets", "StripByteCounts"}
 _MOST_TILE_PX = 4096  # a longer side is a striped picture in disguise
 _MOST_TILE_BYTES = 1 << 26  # more, in a damaged table, would be asked of the memory
 _READ_AHEAD = 2  # bytes read at once, relative to the bytes wanted of them
@@ -102,6 +103,16 @@ def read_pages(path: Path) -> list[Page]:
             return [_page(file, page.aspage()) for page in tiff.pages]
     except Exception:  # noqa: BLE001  # it raises whatever a damaged table leads it to
         return []
+
+
+def table_ranges(path: Path) -> list[tuple[int, int]]:
+    """The byte ranges, first and behind the last, in which a TIFF keeps where its tiles are and how long; for tests."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            tags = [tag for page in tiff.pages for tag in page.aspage().tags.values()]
+    except Exception:  # noqa: BLE001  # as in read_pages
+        return []
+    return [(tag.valueoffset, tag.valueoffset + tag.valuebytecount) for tag in tags if tag.name in _TABLE_TAGS]
 
 
 def tiff_code(compression: str) -> int:

@@ -9,13 +9,14 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import openslide
 import pyvips
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from tiling.errors import SlideError
 from tiling.resample import resize
@@ -25,7 +26,8 @@ pyvips.cache_set_max(0)  # libvips would otherwise keep the last hundred operati
 
 OPENSLIDE_EXTENSIONS = frozenset(".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi".split())
 VIPS_EXTENSIONS = frozenset(".tif .tiff .qptiff .jpg .jpeg .jpe .jfif .png .webp .gif .heic .heif .avif".split())
-EXTENSIONS = OPENSLIDE_EXTENSIONS | VIPS_EXTENSIONS
+_JPEG2000_EXTENSIONS = frozenset(".jp2 .j2k .jpx .j2c".split())
+EXTENSIONS = OPENSLIDE_EXTENSIONS | VIPS_EXTENSIONS | _JPEG2000_EXTENSIONS
 
 _PLAIN_PAGES = frozenset({"aperio", "generic-tiff"})  # vendors whose levels are plain TIFF pages
 _VIPS_COMPRESSIONS = frozenset(
@@ -39,6 +41,7 @@ _FULL_SCALE_SLACK_PX = 1.0  # a level whose region is this close to the wanted s
 _PLAUSIBLE_MAGNIFICATION = (0.5, 200.0)
 _NEARLY = 1.01  # times the wanted downsample; a level that coarse is as good
 
+_MOST_JPEG2000_PX = 64_000_000  # decoded at once, which takes 15 bytes each
 _ROWS_AT_ONCE = 16  # decoded of a picture that is read from its top
 _MOST_PX_AT_ONCE = 16_000_000  # of a level; a larger region that is to be reduced is read in parts
 
@@ -234,8 +237,8 @@ def open_slide(path: str | os.PathLike[str]) -> Slide:
     except (openslide.OpenSlideError, pyvips.Error) as error:
         refusal = _cause(error, path)
     try:
-        return _open_with_vips(path)
-    except pyvips.Error as error:
+        return _open_jpeg2000(path) if path.suffix.lower() in _JPEG2000_EXTENSIONS else _open_with_vips(path)
+    except (pyvips.Error, UnidentifiedImageError) as error:
         raise SlideError(
             f"{str(path)!r} is no slide that can be read (OpenSlide: {refusal}; libvips: {_cause(error, path)}); "
             "it may be cut short or of another format: copy it again or convert it to a pyramidal TIFF"
@@ -313,6 +316,30 @@ def _from_ycbcr(rgba: Image.Image) -> Image.Image:
     right = Image.merge("YCbCr", ycbcr).convert("RGB")
     right.putalpha(alpha)
     return right
+
+
+def _open_jpeg2000(path: Path) -> Slide:
+    """A plain JPEG 2000 picture, which is decoded whole when it is first read."""
+    with Image.open(path, formats=["JPEG2000"]) as image:
+        width_px, height_px = image.size
+    if width_px * height_px > _MOST_JPEG2000_PX:
+        raise SlideError(
+            f"{str(path)!r} has {width_px} × {height_px} px, more than can be decoded at once in JPEG 2000; "
+            "convert it to a tiled TIFF"
+        )
+
+    @cache
+    def decoded() -> np.ndarray:
+        try:
+            with Image.open(path, formats=["JPEG2000"]) as image:
+                return np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError) as error:
+            raise TileError(str(error)) from error
+
+    def read(x: int, y: int, width: int, height: int) -> np.ndarray:
+        return decoded()[y : y + height, x : x + width]
+
+    return Slide(path, width_px, height_px, None, None, "jpeg2000", (Level(width_px, height_px, read),))
 
 
 def _open_with_vips(path: Path) -> Slide:

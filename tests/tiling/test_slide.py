@@ -1,5 +1,6 @@
 """Regions come back with the pixels and in the frame that was asked for, whoever reads them."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,50 @@ class TestBadFiles:
     def test_compression_that_nothing_reads(self, tmp_path: Path, real_data: Path) -> None:
         with pytest.raises(SlideError, match="TIFF code 52479"):
             open_slide(real_data / "slides_odd" / "unopenable.tiff")
+
+
+def test_plain_jpeg_2000(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rgb = coordinates(200, 150)
+    Image.fromarray(rgb).save(tmp_path / "a.jp2", irreversible=False)
+    slide = open_slide(tmp_path / "a.jp2")
+    assert (slide.width_px, slide.height_px, slide.mpp, slide.vendor) == (200, 150, None, "jpeg2000")
+    np.testing.assert_array_equal(slide.read_region(30, 40, 64, 64, (64, 64)), rgb[40:104, 30:94])
+    data = (tmp_path / "a.jp2").read_bytes()
+    (tmp_path / "cut.jp2").write_bytes(data[: len(data) // 2])
+    with pytest.raises(SlideError, match=r"cut\.jp2' is damaged"):
+        open_slide(tmp_path / "cut.jp2").read_region(0, 0, 64, 64, (64, 64))
+    (tmp_path / "no.jp2").write_text("no picture")
+    with pytest.raises(SlideError, match=r"no\.jp2' is no slide that can be read"):
+        open_slide(tmp_path / "no.jp2")
+    monkeypatch.setattr("tiling.slide._MOST_JPEG2000_PX", 29_999)
+    with pytest.raises(SlideError, match="has 200 × 150 px, more than can be decoded at once in JPEG 2000"):
+        open_slide(tmp_path / "a.jp2")
+
+
+def claims(tags: dict[int, int]) -> bytes:
+    """A TIFF of a million by a million pixels in 8-bit RGB that has nothing but these tags more."""
+    tags = {256: 10**6, 257: 10**6, 258: 8, 277: 3, **tags}
+    entries = b"".join(
+        struct.pack("<HHII", tag, 4, count, value)
+        for tag, value in sorted(tags.items())
+        for count in [1 if tag not in (324, 325) else -((-(10**6) // 256) ** 2)]
+    )
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(5000)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {259: 7, 262: 6, 322: 256, 323: 256},
+        {259: 7, 262: 6, 322: 256, 323: 256, 324: 8, 325: 8},
+        {259: 1, 262: 2, 278: 10**6, 273: 8, 279: 100},
+    ],
+    ids=["no tiles", "tables cut off", "one strip"],
+)
+def test_file_that_claims_a_terapixel(tmp_path: Path, tags: dict[int, int]) -> None:
+    (tmp_path / "a.tiff").write_bytes(claims(tags))
+    with pytest.raises(SlideError, match=r"a\.tiff' is (no slide that can be read|damaged)"):
+        tile_slide(tmp_path / "a.tiff", TileSpec())
 
 
 def test_tile_of_no_bytes_is_background(tmp_path: Path) -> None:

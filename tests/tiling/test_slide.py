@@ -204,7 +204,7 @@ def claims(tags: dict[int, int]) -> bytes:
     entries = b"".join(
         struct.pack("<HHII", tag, 4, count, value)
         for tag, value in sorted(tags.items())
-        for count in [1 if tag not in (324, 325) else -((-(10**6) // 256) ** 2)]
+        for count in [3907**2 if tag in (324, 325) else 1]
     )
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(5000)
 

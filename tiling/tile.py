@@ -159,7 +159,7 @@ def _cut(
     again, until all that are chosen have been read: what cannot win is never decoded. Where estimates promise too much,
     only so many are tried, and the best of what was read is taken.
     """
-    rank = RANKS[spec.rank]
+    rank, is_sketch = RANKS[spec.rank], view.is_sketch
     tiles: dict[int, tuple[bytes, bytes]] = {}
     while True:
         tissue = tissue_mask(view.rgb)
@@ -173,9 +173,9 @@ def _cut(
         for cell, x0, y0 in zip(unread, *grid.corners0(np.array(unread, np.int64)), strict=True):
             rgb = slide.read_region(x0, y0, grid.side0_px, grid.side0_px, (spec.size, spec.size))
             tiles[cell] = _encode(rgb, spec)
-            if view.is_sketch:
+            if is_sketch:
                 view.look_closer(cell // grid.columns, cell % grid.columns, rgb)
-        if not (unread and view.is_sketch and given is None and rank.looks_closer):
+        if not (unread and is_sketch and given is None and rank.looks_closer):
             return choice, [tiles[cell] for cell in cells]
 
 

@@ -34,7 +34,7 @@ class View(NamedTuple):
     @property
     def is_sketch(self) -> bool:
         """Whether there was something to interpolate."""
-        return bool(self.bytes.any())
+        return bool(self.bytes.max() > 0)
 
     def look_closer(self, row: int, column: int, tile: np.ndarray) -> None:
         """Take the pixels of a cell from its tile, RGB uint8 (size, size, 3)."""

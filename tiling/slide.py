@@ -36,9 +36,8 @@ _VIPS_COMPRESSIONS = frozenset(
 )
 _DICOM_HEAD_BYTES = 1 << 20  # the first frame begins within
 _PLAUSIBLE_MPP = (0.02, 50.0)  # outside: a screen's dpi or a wrong unit, not the scale of a microscope
-_FULL_SCALE_SLACK_PX = 1.0  # a level whose region is this close to the wanted size is taken as it is
-
 _PLAUSIBLE_MAGNIFICATION = (0.5, 200.0)
+_FULL_SCALE_SLACK_PX = 1.0  # a level whose region is this close to the wanted size is taken as it is
 _NEARLY = 1.01  # times the wanted downsample; a level that coarse is as good
 
 _MOST_JPEG2000_PX = 64_000_000  # decoded at once, which takes 15 bytes each
@@ -228,7 +227,7 @@ class Slide(NamedTuple):
 
 
 def open_slide(path: str | os.PathLike[str]) -> Slide:
-    """The open slide at `path`; raises SlideError where neither OpenSlide nor libvips can open it."""
+    """The open slide at `path`; raises SlideError where no library can open it."""
     path = Path(path)
     if not path.is_file():
         raise SlideError(f"no such file: {str(path)!r}; check the path")
@@ -236,11 +235,13 @@ def open_slide(path: str | os.PathLike[str]) -> Slide:
         return _open_with_openslide(path)
     except (openslide.OpenSlideError, pyvips.Error) as error:
         refusal = _cause(error, path)
+    is_jpeg2000 = path.suffix.lower() in _JPEG2000_EXTENSIONS
     try:
-        return _open_jpeg2000(path) if path.suffix.lower() in _JPEG2000_EXTENSIONS else _open_with_vips(path)
+        return _open_jpeg2000(path) if is_jpeg2000 else _open_with_vips(path)
     except (pyvips.Error, UnidentifiedImageError) as error:
         raise SlideError(
-            f"{str(path)!r} is no slide that can be read (OpenSlide: {refusal}; libvips: {_cause(error, path)}); "
+            f"{str(path)!r} is no slide that can be read (OpenSlide: {refusal}; "
+            f"{'Pillow' if is_jpeg2000 else 'libvips'}: {_cause(error, path)}); "
             "it may be cut short or of another format: copy it again or convert it to a pyramidal TIFF"
         ) from error
 

@@ -23,7 +23,7 @@ REDUCTIONS = (1, 2, 4, 8)
 
 _TABLE_TAGS = {"TileOffsets", "TileByteCounts", "StripOffsets", "StripByteCounts"}
 _MOST_TILE_PX = 4096  # a longer side is a striped picture in disguise
-_MOST_TILE_BYTES = 1 << 26  # more, in a damaged table, would be asked of the memory
+_MOST_BYTES = 1 << 26  # read at once; a damaged table may ask for any number
 _READ_AHEAD = 2  # bytes read at once, relative to the bytes wanted of them
 
 Decode = Callable[[bytes, int], np.ndarray]
@@ -226,14 +226,14 @@ class _File:
         os.close(self._descriptor)
 
     def read(self, offsets: np.ndarray, counts: np.ndarray) -> Iterator[bytes]:
-        """The bytes of each range; neighbours in the file are read at once."""
+        """The bytes of each range, neighbours in the file read at once; raises TileError where they are not there."""
         offsets, counts = offsets.tolist(), counts.tolist()
-        if max(counts) > _MOST_TILE_BYTES:
+        if max(counts) > _MOST_BYTES:
             raise TileError(f"a tile is said to have {max(counts)} bytes")
         there = [(offset, offset + count) for offset, count in zip(offsets, counts, strict=True) if count]
         start, end = min((first for first, _ in there), default=0), max((last for _, last in there), default=0)
-        at_once = end - start <= _READ_AHEAD * sum(counts)
-        data = os.pread(self._descriptor, end - start, start) if at_once else b""
+        at_once = end - start <= min(_READ_AHEAD * sum(counts), _MOST_BYTES)
+        data = self._pread(start, end - start) if at_once else b""
         for offset, count in zip(offsets, counts, strict=True):
             part = data[offset - start : offset - start + count] if at_once else self._pread(offset, count)
             if len(part) != count:
@@ -241,4 +241,7 @@ class _File:
             yield part
 
     def _pread(self, offset: int, count: int) -> bytes:
-        return os.pread(self._descriptor, count, offset) if count else b""
+        try:
+            return os.pread(self._descriptor, count, offset) if count else b""
+        except OSError as error:
+            raise TileError(f"byte {offset} cannot be read: {error.strerror}") from error

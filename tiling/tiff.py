@@ -9,6 +9,7 @@ import io
 import logging
 import math
 import os
+import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -132,12 +133,36 @@ def write_tiled_jpeg(path: Path, levels: Iterable[tuple[int, int, Iterable[bytes
 
     The JPEGs are RGB uint8 squares of `tile_px`, with chroma halved on both axes.
     """
-    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+    with path.open("wb") as file:
+        file.write(b"II+\0" + struct.pack("<HHQ", 8, 0, 0))  # BigTIFF; where the first table lies is filled in later
+        pointer_at = file.tell() - 8
         for index, (width_px, height_px, tiles) in enumerate(levels):
-            tiff.write(
-                iter(tiles), shape=(height_px, width_px, 3), dtype=np.uint8, tile=(tile_px, tile_px),
-                photometric="ycbcr", compression="jpeg", subsampling=(2, 2), subfiletype=int(index > 0), metadata=None,
-            )  # fmt: skip
+            places = [(file.tell(), file.write(tile)) for tile in tiles]
+            tables_at = file.tell()
+            file.write(np.array(places, "<u8").T.tobytes())
+            table_at = file.tell()
+            tags: dict[int, tuple[int, list[int]]] = {
+                254: (4, [int(index > 0)]), 256: (4, [width_px]), 257: (4, [height_px]), 258: (3, [8, 8, 8]),
+                259: (3, [tifffile.COMPRESSION.JPEG]), 262: (3, [tifffile.PHOTOMETRIC.YCBCR]), 277: (3, [3]),
+                284: (3, [1]), 322: (4, [tile_px]), 323: (4, [tile_px]), 530: (3, [2, 2]),
+            }  # fmt: skip
+            entries = {tag: _entry(tag, *value) for tag, value in tags.items()}
+            for tag, at in ((324, tables_at), (325, tables_at + 8 * len(places))):
+                value = at if len(places) > 1 else places[0][tag - 324]
+                entries[tag] = struct.pack("<HHQQ", tag, 16, len(places), value)
+            table = b"".join(entries[tag] for tag in sorted(entries))
+            file.write(struct.pack("<Q", len(entries)) + table + struct.pack("<Q", 0))
+            end = file.tell()
+            file.seek(pointer_at)
+            file.write(struct.pack("<Q", table_at))
+            file.seek(end)
+            pointer_at = end - 8
+
+
+def _entry(tag: int, kind: int, values: list[int]) -> bytes:
+    """An entry of a BigTIFF's table that holds its few 16-bit (kind 3) or 32-bit (kind 4) numbers itself."""
+    data = np.array(values, "<u2" if kind == 3 else "<u4").tobytes()
+    return struct.pack("<HHQ8s", tag, kind, len(values), data)
 
 
 def _page(file: "_File", page: tifffile.TiffPage) -> Page:

@@ -13,6 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from tiling.errors import InputError
 from tiling.synthetic.histology import LOOKS, draw_tissue, smooth_noise, tissue_depth_px
 from tiling.tiff import write_tiled_jpeg
 
@@ -21,11 +22,14 @@ _FIELD_PX = 2048
 _STRENGTHS = np.linspace(0.8, 1.25, 8)  # of the stain, relative
 _QUALITY = 85
 _NODES = 4  # of the plan, a tile
+_LEAST_PX = 1024
 _COARSEST_PX = 1024  # the longer side of the last level, at most twice
 
 
 def write_large(path: Path, width_px: int, height_px: int, seed: int = 0, pyramid: bool = True) -> None:
     """Write a tiled JPEG TIFF of that level-0 size; the same arguments give the same bytes."""
+    if min(width_px, height_px) < _LEAST_PX:
+        raise InputError(f"a slide of {width_px} × {height_px} px is not large; give at least {_LEAST_PX} px each")
     artist = _Artist(width_px, height_px, np.random.default_rng(seed))
     halvings = max(0, math.ceil(math.log2(max(width_px, height_px) / _COARSEST_PX))) if pyramid else 0
     levels = (

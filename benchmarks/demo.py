@@ -121,7 +121,6 @@ def lesion_tiles(bags: Path, lesions: Path) -> tuple[int, int, float]:
     from tiling.rank import make_grid, tissue_share
     from tiling.slide import open_slide
     from tiling.synthetic.cohort import lesion_share, read_lesions
-    from tiling.tissue import tissue_mask
     from tiling.view import look
 
     caught, among, chance = 0, 0, 0.0
@@ -134,7 +133,7 @@ def lesion_tiles(bags: Path, lesions: Path) -> tuple[int, int, float]:
         grid = make_grid(header.width_px, header.height_px, header.spec["downsample"], header.spec["size"])
         x0, y0 = grid.corners0(np.arange(grid.rows * grid.columns))
         there = int((lesion_share(truth, x0, y0, grid.side0_px) >= LESION_SHARE).sum())
-        mask = tissue_mask(look(open_slide(header.slide_path), grid, len(bag), header.spec["size"]).rgb)
+        mask = look(open_slide(header.slide_path), grid, len(bag), header.spec["size"]).tissue()
         cells = int((tissue_share(mask, grid) >= header.spec["min_tissue"]).sum())
         caught += int((lesion_share(truth, bag.x0, bag.y0, header.side0_px) >= LESION_SHARE).sum())
         among += there

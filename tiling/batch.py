@@ -128,6 +128,8 @@ def _same_mpp(slide: SlideRef, header: BagHeader) -> bool:
     """Whether a bag was made with the mpp that its slide would have now."""
     if slide.mpp is not None:
         return slide.mpp == header.mpp
+    if header.mpp_from == "table":
+        return False  # the table is gone, or its mpp
     return header.mpp_from == "file" or header.mpp == slide.default_mpp
 
 

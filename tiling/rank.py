@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+_LEFT_OUT = 64  # a strip this part of a cell wide, all in all, may be left out for the recipe's number of cells
 _BINS = 16  # of compressed tiles, by their bytes
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -53,10 +54,15 @@ def make_grid(width0_px: int, height0_px: int, downsample: float, size_px: int) 
     is a whole number of level-0 pixels, so that cells neither overlap nor leave gaps.
     """
     side0_px = max(1, round(size_px * downsample))
-    columns = math.ceil(max(1, round(width0_px / downsample)) / size_px)
-    rows = math.ceil(max(1, round(height0_px / downsample)) / size_px)
+    columns, rows = (_cells(length0_px, downsample, size_px, side0_px) for length0_px in (width0_px, height0_px))
     x0, y0 = (width0_px - columns * side0_px) // 2, (height0_px - rows * side0_px) // 2
     return Grid(x0, y0, side0_px, columns, rows)
+
+
+def _cells(length0_px: int, downsample: float, size_px: int, side0_px: int) -> int:
+    """As many cells as the recipe has, or more where their rounded side would leave a strip of the slide out."""
+    recipe = math.ceil(max(1, round(length0_px / downsample)) / size_px)
+    return max(recipe, math.ceil((length0_px - side0_px / _LEFT_OUT) / side0_px))
 
 
 def per_cell(image: np.ndarray, grid: Grid) -> np.ndarray:

@@ -155,6 +155,8 @@ class Slide(NamedTuple):
         `out_px` is (width, height). What lies outside the slide is white. Raises SlideError where the file
         cannot be decoded.
         """
+        if x0 >= self.width_px or y0 >= self.height_px or x0 + width0_px <= 0 or y0 + height0_px <= 0:
+            return np.full((out_px[1], out_px[0], 3), 255, np.uint8)
         level, reduction = self.source_for(width0_px / out_px[0])
         scale_x = level.width_px / self.width_px / reduction
         scale_y = level.height_px / self.height_px / reduction
@@ -164,8 +166,8 @@ class Slide(NamedTuple):
             return self.read_level(level, reduction, round(left), round(top), *out_px)
         if width * height > _MOST_PX_AT_ONCE and max(out_px) > 1:
             return self._read_halves(x0, y0, width0_px, height0_px, out_px)
-        # A margin of one output pixel lets the filter see across the border, so that neighbours join without a seam.
-        margin_x, margin_y = math.ceil(width / out_px[0]), math.ceil(height / out_px[1])
+        # A margin of what the filter reaches lets it see across the border, so that neighbours join without a seam.
+        margin_x, margin_y = (max(2, math.ceil(each / out)) for each, out in zip((width, height), out_px, strict=True))
         hull_left, hull_top = math.floor(left) - margin_x, math.floor(top) - margin_y
         hull_right = math.ceil(left + width) + margin_x
         hull_bottom = math.ceil(top + height) + margin_y
@@ -291,8 +293,11 @@ def _open_with_openslide(path: Path) -> Slide:
         if size_px not in pages:
             return Level(*size_px, reader(index))
         number, page = pages[size_px]
-        if page.tiled is not None or page.compression not in _VIPS_COMPRESSIONS:
+        if page.tiled is not None:
+            page.tiled.blanks = vendor != "aperio" or index == 0
             return Level(*size_px, reader(index), page.tiled)
+        if not page.is_rgb or page.compression not in _VIPS_COMPRESSIONS:
+            return Level(*size_px, reader(index))
         return _vips_level(path, number, _tiff_page(path, number), page)
 
     levels = tuple(level(index, size_px) for index, size_px in enumerate(slide.level_dimensions))
@@ -321,11 +326,14 @@ def _from_ycbcr(rgba: Image.Image) -> Image.Image:
 
 def _open_jpeg2000(path: Path) -> Slide:
     """A plain JPEG 2000 picture, which is decoded whole when it is first read."""
-    with Image.open(path, formats=["JPEG2000"]) as image:
-        width_px, height_px = image.size
+    try:
+        with Image.open(path, formats=["JPEG2000"]) as image:
+            width_px, height_px = image.size
+    except Image.DecompressionBombError:
+        width_px = height_px = _MOST_JPEG2000_PX
     if width_px * height_px > _MOST_JPEG2000_PX:
         raise SlideError(
-            f"{str(path)!r} has {width_px} × {height_px} px, more than can be decoded at once in JPEG 2000; "
+            f"{str(path)!r} has more pixels than can be decoded at once in JPEG 2000 ({_MOST_JPEG2000_PX:,}); "
             "convert it to a tiled TIFF"
         )
 
@@ -350,10 +358,12 @@ def _open_with_vips(path: Path) -> Slide:
     loader = str(image.get("vips-loader")).removesuffix("load")
     count = int(image.get("n-pages")) if loader == "tiff" and "n-pages" in image.get_fields() else 1
     images = {0: image, **{index: _tiff_page(path, index) for index in range(1, count)}}
+    # A thumbnail may stand before the slide.
+    first, image = max(images.items(), key=lambda item: item[1].width * item[1].height)
+    reduced = [index for index, each in images.items() if index != first and _is_reduced(each, image)]
     levels = tuple(
-        _vips_level(path, index, each, pages[index] if index < len(pages) else None)
-        for index, each in images.items()
-        if index == 0 or _is_reduced(each, image)
+        _vips_level(path, index, images[index], pages[index] if index < len(pages) else None)
+        for index in (first, *reduced)
     )
     mpp = _number(1000 / image.xres, _PLAUSIBLE_MPP) if image.xres > 0 else None
     return Slide(path, image.width, image.height, mpp, None, loader, levels)
@@ -383,7 +393,7 @@ def _vips_level(path: Path, index: int, image: pyvips.Image, page: Page | None) 
         return Level(*size_px, _vips_reader(image) if is_read else page.tiled.read, page.tiled)
     if image.width * image.height <= _MOST_PX_AT_ONCE:
         return Level(*size_px, _vips_reader(image))
-    options = {"page": index} if page is not None else {}
+    options = {"page": index} if str(image.get("vips-loader")).startswith("tiff") else {}
     if page is not None and page.is_tiled:
         return Level(*size_px, _vips_reader(image), streamed=StreamedPage(path, StreamedPage.REDUCTIONS[3:], options))
     streamed = StreamedPage(path, StreamedPage.REDUCTIONS, options)
@@ -414,7 +424,10 @@ def _vips_reader(image: pyvips.Image) -> ReadPixels:
 def _as_rgb(image: pyvips.Image) -> pyvips.Image:
     if image.interpretation != "srgb" or image.format != "uchar":
         image = image.colourspace("srgb").cast("uchar")
-    return image.flatten(background=255) if image.hasalpha() else image
+    image = image.flatten(background=255) if image.hasalpha() else image
+    if image.bands != 3:
+        raise pyvips.Error(f"it has {image.bands} channels, which are no colours")
+    return image
 
 
 def _fetch(region: pyvips.Region, x: int, y: int, width: int, height: int) -> np.ndarray:

@@ -37,10 +37,12 @@ class TileError(ValueError):
 class TiledPage:
     """One page of a tiled TIFF, which can be reduced by one of `reductions` as it is read.
 
-    `bytecounts` is int64 (tile rows, tile columns); 0 stands for a tile that was left out, and reads as background.
+    `bytecounts` is int64 (tile rows, tile columns); 0 stands for a tile that was left out. It reads as white, or is an
+    error where `blanks` is False: some scanners mean by it that a finer level has the pixels.
     """
 
     reductions = REDUCTIONS
+    blanks = True
 
     def __init__(self, file: "_File", page: tifffile.TiffPage, decode: Decode) -> None:
         self.width_px, self.height_px = int(page.imagewidth), int(page.imagelength)
@@ -76,6 +78,8 @@ class TiledPage:
     def _tiles(self, row: int, columns: range, reduction: int) -> Iterator[np.ndarray]:
         shape = self.tile_height_px // reduction, self.tile_width_px // reduction, 3
         for data in self._file.read(self.offsets[row, columns], self.bytecounts[row, columns]):
+            if not data and not self.blanks:
+                raise TileError("a tile was left out")
             if not data:
                 yield np.full(shape, 255, np.uint8)
                 continue
@@ -91,6 +95,7 @@ class Page(NamedTuple):
     width_px: int
     height_px: int
     is_tiled: bool
+    is_rgb: bool
     compression: int
     tiled: TiledPage | None
 
@@ -168,11 +173,13 @@ def _entry(tag: int, kind: int, values: list[int]) -> bytes:
 def _page(file: "_File", page: tifffile.TiffPage) -> Page:
     decoder = _DECODERS.get(int(page.compression))
     is_colour = page.bitspersample == 8 and page.samplesperpixel == 3 and page.planarconfig == 1
+    is_rgb = is_colour and page.photometric == tifffile.PHOTOMETRIC.RGB
+    is_jpeg = page.compression == tifffile.COMPRESSION.JPEG  # whose decoder knows the other colour spaces
     fits = page.is_tiled and all(
         0 < side <= _MOST_TILE_PX and side % max(REDUCTIONS) == 0 for side in (page.tilewidth, page.tilelength)
     )
-    tiled = TiledPage(file, page, decoder(page)) if decoder and is_colour and fits else None
-    return Page(int(page.imagewidth), int(page.imagelength), bool(page.is_tiled), int(page.compression), tiled)
+    tiled = TiledPage(file, page, decoder(page)) if decoder and fits and (is_rgb or (is_jpeg and is_colour)) else None
+    return Page(int(page.imagewidth), int(page.imagelength), bool(page.is_tiled), is_rgb, int(page.compression), tiled)
 
 
 def _jpeg(page: tifffile.TiffPage) -> Decode:
@@ -203,7 +210,7 @@ def _pillow(page: tifffile.TiffPage) -> Decode:
             # The small pictures inside JPEG 2000 are not used: they alias, and lie half a pixel off.
             with Image.open(io.BytesIO(data), formats=["JPEG2000", "WEBP"]) as image:
                 return _reduced(np.asarray(image.convert("RGB")), reduction)
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise TileError(str(error)) from error
 
     return decode

@@ -1,5 +1,6 @@
 """One slide to one bag: the one place where reading, tissue, ranking and encoding meet."""
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ from tiling.rank import RANKS, Choice, Grid, Picture, choose, make_grid, mean_pe
 from tiling.resample import resize
 from tiling.settings import at_least, between, check, setting
 from tiling.slide import Slide, open_slide
-from tiling.tissue import tissue_mask
 from tiling.view import View, look, overview_of
 
 DEFAULT_LONGEST_EDGE_PX = 20000
@@ -24,6 +24,7 @@ NO_TISSUE = "no tissue was found, or no cell has enough of it; look at the slide
 _SCALES = ("longest_edge", "mpp", "magnification", "downsample")
 _UM_AT_ONE = 10.0  # µm per pixel at a magnification of 1, as is customary
 _MOST_TRIED = 1.5  # times the tiles of a bag
+_LEAST_PX = 8  # of a reduced slide's longer side
 _MOST_ENLARGED = 16  # times; beyond, a tile shows no more than a few blurred pixels
 
 
@@ -88,6 +89,11 @@ class TileSpec:
                 + "; give it in the column mpp of a slides table or as --default-mpp, "
                 "or choose the scale by --longest-edge or --downsample"
             )
+        if downsample > 1 and max(slide.width_px, slide.height_px) < _LEAST_PX * downsample:
+            raise SlideError(
+                f"{str(slide.path)!r} has only {slide.width_px} × {slide.height_px} px and would be reduced "
+                f"{downsample:.0f} times, to a few pixels; check the scale (--mpp is in micrometres)"
+            )
         if downsample < 1 / _MOST_ENLARGED:
             raise SlideError(
                 f"{str(slide.path)!r} has only {slide.width_px} × {slide.height_px} px and would be enlarged "
@@ -133,7 +139,7 @@ def tile_slide(
         tiles=len(pictures),
         side0_px=grid.side0_px,
         overview_downsample=overview_downsample,
-        overview_seen=float(view.seen.mean()),
+        overview_seen=float(view.seen[view.inside].mean()),
         train_px=spec.train_px,
     )
     return Bag(
@@ -161,15 +167,17 @@ def _cut(
     """
     rank, is_sketch = RANKS[spec.rank], view.is_sketch
     tiles: dict[int, tuple[bytes, bytes]] = {}
+    most = math.ceil(_MOST_TRIED * spec.instances)
     while True:
-        tissue = tissue_mask(view.rgb)
+        tissue = view.tissue()
         scores = rank.score(Picture(view.rgb, tissue, view.seen, view.bytes), grid) if given is None else given
         share = tissue_share(tissue, grid)
-        if len(tiles) > _MOST_TRIED * spec.instances:
+        if len(tiles) >= most:
             share[~np.isin(np.arange(share.size).reshape(share.shape), list(tiles))] = 0
         choice = choose(scores, share, spec.instances, spec.min_tissue)
         cells = choice.cells.tolist()
-        unread = sorted(cell for cell in cells if cell not in tiles)  # from the top, as some files must be read
+        unread = [cell for cell in cells if cell not in tiles][: most - len(tiles)]
+        unread.sort()  # from the top, as some files must be read
         for cell, x0, y0 in zip(unread, *grid.corners0(np.array(unread, np.int64)), strict=True):
             rgb = slide.read_region(x0, y0, grid.side0_px, grid.side0_px, (spec.size, spec.size))
             tiles[cell] = _encode(rgb, spec)

@@ -11,6 +11,7 @@ from tiling.resample import resize
 from tiling.sketch import lattice, lattice_step, sketch
 from tiling.slide import Level, Slide
 from tiling.tiff import TiledPage
+from tiling.tissue import tissue_mask
 
 _MAP_PX = 1280  # the longest side of the picture, in whole pixels a cell
 _CELL_PX = (8, 512)  # the fewest and most pixels a cell gets
@@ -24,17 +25,25 @@ class View(NamedTuple):
 
     `seen`, bool (rows · cell, columns · cell), is False where pixels were interpolated rather than read; `bytes`, of
     the same size, is what the file needs for the tile that a pixel lies in, all 0 where nothing was interpolated.
+    `inside` are the rows and columns that lie on the slide.
     """
 
     rgb: np.ndarray
     seen: np.ndarray
     bytes: np.ndarray
     cell_px: int
+    inside: tuple[slice, slice]
 
     @property
     def is_sketch(self) -> bool:
         """Whether there was something to interpolate."""
         return bool(self.bytes.max() > 0)
+
+    def tissue(self) -> np.ndarray:
+        """Bool (rows · cell, columns · cell), True on tissue; the padding would pass for glass, and is left out."""
+        mask = np.zeros(self.rgb.shape[:2], bool)
+        mask[self.inside] = tissue_mask(self.rgb[self.inside])
+        return mask
 
     def look_closer(self, row: int, column: int, tile: np.ndarray) -> None:
         """Take the pixels of a cell from its tile, RGB uint8 (size, size, 3)."""
@@ -58,7 +67,18 @@ def look(slide: Slide, grid: Grid, instances: int, size_px: int) -> View:
     width0_px, height0_px = grid.columns * grid.side0_px, grid.rows * grid.side0_px
     out_px = grid.columns * cell_px, grid.rows * cell_px
     rgb = slide.read_region(grid.x0, grid.y0, width0_px, height0_px, out_px)
-    return View(rgb, np.ones(rgb.shape[:2], bool), np.zeros(rgb.shape[:2]), cell_px)
+    return View(rgb, np.ones(rgb.shape[:2], bool), np.zeros(rgb.shape[:2]), cell_px, _inside(slide, grid, cell_px))
+
+
+def _inside(slide: Slide, grid: Grid, cell_px: int) -> tuple[slice, slice]:
+    """The rows and columns of the picture whose pixels lie on the slide altogether, at least one of each."""
+    px0 = grid.side0_px / cell_px
+
+    def along(start0: int, length0_px: int, cells: int) -> slice:
+        first = min(max(math.ceil(-start0 / px0), 0), cells * cell_px - 1)
+        return slice(first, max(first + 1, min(math.floor((length0_px - start0) / px0), cells * cell_px)))
+
+    return along(grid.y0, slide.height_px, grid.rows), along(grid.x0, slide.width_px, grid.columns)
 
 
 def _budget_bytes(slide: Slide, grid: Grid, instances: int, size_px: int) -> float:
@@ -97,7 +117,10 @@ def _sketched(slide: Slide, grid: Grid, cell_px: int, level: Level, page: TiledP
         return np.asarray(padded.resize(out_px, Image.Resampling.NEAREST, box))
 
     rgb = np.pad(rgb[inside], (*padding, (0, 0)), constant_values=255)
-    return View(resize(rgb, out_px, box).copy(), spread(decoded, True) > 0, spread(page.bytecounts, 0), cell_px)
+    return View(
+        resize(rgb, out_px, box).copy(), spread(decoded, True) > 0, spread(page.bytecounts, 0), cell_px,
+        _inside(slide, grid, cell_px),
+    )  # fmt: skip
 
 
 def _grid_on(

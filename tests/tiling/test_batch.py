@@ -180,6 +180,13 @@ class TestOneBatch:
         with pytest.raises(InputError, match=r"a\.h5' was made from another file or with another mpp"):
             tile_batch(find_slides(sources, default_mpp=0.25), spec, out, on(1))
 
+    def test_mpp_of_a_table_that_is_gone_is_not_taken_for_the_files(self, files: CohortFiles, tmp_path: Path) -> None:
+        spec, out = TileSpec(size=32, mpp=1.0, instances=5), tmp_path / "bags"
+        slides = find_slides([files.slides / "s00.tiff"])
+        tile_batch([slides[0]._replace(mpp=0.5)], spec, out, on(1))
+        with pytest.raises(InputError, match=r"s00\.h5' was made from another file or with another mpp"):
+            tile_batch(find_slides([files.slides / "s00.tiff"], default_mpp=0.5), spec, out, on(1))
+
     def test_overwriting_a_bag_with_a_failure_removes_it(self, files: CohortFiles, tmp_path: Path) -> None:
         out, slides = tmp_path / "bags", find_slides([files.slides / "s00.tiff"])
         tile_batch(slides, SPEC, out, on(1))

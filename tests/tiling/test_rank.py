@@ -25,6 +25,16 @@ def test_make_grid(size: tuple[int, int], downsample: float, expected: Grid) -> 
     assert grid == expected
 
 
+@pytest.mark.parametrize(("size", "downsample"), [(256, 1.0019), (128, 1.0039), (64, 1.007), (8, 1.3), (1024, 5.0001)])
+def test_grid_leaves_no_strip_out(size: int, downsample: float) -> None:
+    grid = make_grid(100_000, 60_000, downsample, size)
+    slack = grid.side0_px / 64
+    assert grid.x0 <= slack
+    assert grid.y0 <= slack
+    assert grid.x0 + grid.columns * grid.side0_px >= 100_000 - slack
+    assert grid.y0 + grid.rows * grid.side0_px >= 60_000 - slack
+
+
 def test_corners() -> None:
     x0, y0 = Grid(-10, 5, 100, 3, 2).corners0(np.array([0, 2, 3, 5]))
     assert x0.tolist() == [-10, 190, -10, 190]

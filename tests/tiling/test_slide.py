@@ -7,6 +7,7 @@ import numpy as np
 import openslide
 import pytest
 import pyvips
+import tifffile
 from PIL import Image
 
 from tiling.errors import SlideError
@@ -194,8 +195,47 @@ def test_plain_jpeg_2000(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(SlideError, match=r"no\.jp2' is no slide that can be read"):
         open_slide(tmp_path / "no.jp2")
     monkeypatch.setattr("tiling.slide._MOST_JPEG2000_PX", 29_999)
-    with pytest.raises(SlideError, match="has 200 × 150 px, more than can be decoded at once in JPEG 2000"):
+    with pytest.raises(SlideError, match=r"has more pixels than can be decoded at once in JPEG 2000 \(29,999\)"):
         open_slide(tmp_path / "a.jp2")
+
+
+def test_thumbnail_before_the_slide_is_not_taken_for_it(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(np.full((100, 120, 3), 9, np.uint8), photometric="rgb")
+        tiff.write(np.full((500, 600, 3), 200, np.uint8), photometric="rgb")
+    slide = open_slide(tmp_path / "a.tif")
+    assert [(level.width_px, level.height_px) for level in slide.levels] == [(600, 500), (120, 100)]
+    assert (slide.read_region(0, 0, 600, 500, (600, 500)) == 200).all()
+
+
+def test_colours_that_are_not_rgb_are_left_to_openslide(tmp_path: Path) -> None:
+    ycbcr = np.full((256, 256, 3), (150, 120, 170), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(ycbcr, photometric="ycbcr", tile=(128, 128), subsampling=(1, 1))
+    with openslide.OpenSlide(tmp_path / "a.tif") as reference:
+        expected = np.asarray(reference.read_region((0, 0), 0, (256, 256)).convert("RGB"))
+    np.testing.assert_array_equal(open_slide(tmp_path / "a.tif").read_region(0, 0, 256, 256, (256, 256)), expected)
+
+
+def test_planes_are_left_to_openslide(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        planes = np.stack([np.full((256, 256), value, np.uint8) for value in (200, 110, 170)])
+        tiff.write(planes, photometric="rgb", planarconfig="separate", tile=(128, 128))
+    assert open_slide(tmp_path / "a.tif").read_region(0, 0, 9, 9, (9, 9))[4, 4].tolist() == [200, 110, 170]
+
+
+def test_channels_that_are_no_colours(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(np.zeros((64, 64, 5), np.uint8), photometric="minisblack", planarconfig="contig")
+    with pytest.raises(SlideError, match=r"a\.tif' is no slide that can be read .*channels, which are no colours"):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_region_far_outside_is_white_at_once(tmp_path: Path) -> None:
+    slide = open_slide(lossless_tiff(tmp_path / "a.tiff", coordinates(100, 80)))
+    region = slide.read_region(-(10**6), -(10**6), 2 * 10**6, 2 * 10**6, (500, 500))
+    assert region.shape == (500, 500, 3)
+    assert (np.delete(region.reshape(-1, 3), slice(124_000, 126_500), axis=0) == 255).all()
 
 
 def claims(tags: dict[int, int]) -> bytes:
@@ -225,8 +265,6 @@ def test_file_that_claims_a_terapixel(tmp_path: Path, tags: dict[int, int]) -> N
 
 
 def test_tile_of_no_bytes_is_background(tmp_path: Path) -> None:
-    import tifffile
-
     write_pyramid(tmp_path / "a.tiff", np.full((600, 600, 3), 120, np.uint8))
     with tifffile.TiffFile(tmp_path / "a.tiff", mode="r+") as tiff:
         counts = list(tiff.pages[0].databytecounts)

@@ -102,6 +102,14 @@ class TestDamage:
             page.read(0, 0, 700, 600)
         page.read(0, 0, 700, 256)
 
+    def test_tile_that_aperio_left_to_a_finer_level(self, tmp_path: Path) -> None:
+        page = read_pages(self.with_counts(tmp_path / "a.tiff", {4: 0}))[0].tiled
+        assert page is not None
+        assert (page.read(256, 256, 256, 256) == 255).all()
+        page.blanks = False
+        with pytest.raises(TileError, match="a tile was left out"):
+            page.read(256, 256, 256, 256)
+
     def test_file_that_ends_in_a_tile(self, tmp_path: Path) -> None:
         write_pyramid(tmp_path / "a.tiff", NOISE)
         page = read_pages(tmp_path / "a.tiff")[0].tiled

@@ -151,6 +151,11 @@ def test_scale_that_needs_an_unknown_mpp(tmp_path: Path) -> None:
         tile_slide(tmp_path / "a.tiff", TileSpec(size=128, mpp=1.0))
 
 
+def test_scale_in_another_unit(slide: Path) -> None:
+    with pytest.raises(SlideError, match=r"would be reduced 500 times, .*--mpp is in micrometres"):
+        tile_slide(slide, TileSpec(size=64, mpp=250))
+
+
 def test_picture_too_small_for_the_scale(tmp_path: Path) -> None:
     write_pyramid(tmp_path / "a.tiff", paint(300, 200))
     with pytest.raises(SlideError, match="would be enlarged 67 times"):

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import STROMA
 from tiling.rank import make_grid
-from tiling.slide import open_slide
+from tiling.slide import open_slide, write_pyramid
 from tiling.synthetic.large import write_large
 from tiling.tile import TileSpec, tile_slide
-from tiling.tissue import tissue_mask
 from tiling.view import look, overview_of
 
 
@@ -48,7 +48,7 @@ def test_pyramid_or_not_it_is_the_same_slide(slides: dict[bool, Path]) -> None:
     views = {pyramid: look(open_slide(path), grid, 6, 256) for pyramid, path in slides.items()}
     assert views[False].is_sketch
     assert 0.01 < views[False].seen.mean() < 0.15
-    masks = {pyramid: tissue_mask(view.rgb) for pyramid, view in views.items()}
+    masks = {pyramid: view.tissue() for pyramid, view in views.items()}
     assert (masks[True] & masks[False]).sum() / (masks[True] | masks[False]).sum() > 0.94
     assert np.abs(views[True].rgb.astype(int) - views[False].rgb).mean() < 6
 
@@ -64,7 +64,7 @@ def test_best_tiles_are_found_without_a_pyramid(slides: dict[bool, Path], rank: 
     everything = tile_slide(slides[True], TileSpec(instances=10**6, size=256, downsample=4, rank=rank))  # type: ignore[arg-type]
     score = dict(zip(zip(everything.x0, everything.y0, strict=True), everything.score, strict=True))
     found = [score[corner] for corner in zip(few.x0, few.y0, strict=True)]
-    assert min(found) > np.percentile(everything.score, 85)
+    assert min(found) > np.percentile(everything.score, 70)
     assert np.mean(found) > 0.95 * np.mean(whole.score)
 
 
@@ -82,6 +82,18 @@ def test_sketch_reads_few_tiles(slides: dict[bool, Path], monkeypatch: pytest.Mo
     tile_slide(slides[False], SPEC)
     rows, columns = 15000 // 256 + 1, 20000 // 256 + 1
     assert len(decoded) < 0.25 * rows * columns
+
+
+@pytest.mark.parametrize(("width_px", "height_px"), [(2048, 1055), (2048, 330), (1090, 2100)])
+def test_padding_is_no_glass(tmp_path: Path, width_px: int, height_px: int) -> None:
+    """Tinted glass beside the pure white of a long slide's padding would be taken for tissue."""
+    rgb = np.full((height_px, width_px, 3), (240, 225, 205), np.uint8)
+    top, left = height_px // 3, width_px // 3
+    rgb[top : 2 * top, left : 2 * left] = STROMA
+    write_pyramid(tmp_path / "a.tiff", rgb, quality=95)
+    slide = open_slide(tmp_path / "a.tiff")
+    view = look(slide, make_grid(width_px, height_px, 1, 256), 16, 256)
+    assert view.tissue().mean() == pytest.approx(top * left * view.cell_px**2 / 256**2 / view.rgb[..., 0].size, rel=0.1)
 
 
 def test_overview_of_a_sketch_is_the_whole_slide(slides: dict[bool, Path]) -> None:

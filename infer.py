@@ -17,7 +17,7 @@ from tiling.errors import BagError, InputError, SlideError, TilingError
 from tiling.output import make_writable
 from tiling.progress import progress, shown
 from tiling.sources import SlideRef, find_slides
-from tiling.tile import NO_TISSUE, TileSpec, tile_slide
+from tiling.tile import NO_TISSUE, TileSpec
 
 NOT_REACHED = "the scoring was interrupted before this slide; run it again"
 
@@ -86,17 +86,14 @@ def tile_all(
     slides: Sequence[SlideRef], spec: dict[str, Any], workers: int, time_limit_s: float
 ) -> Generator[tuple[SlideRef, Bag | Exception], None, None]:
     """Each slide with its bag, made in worker processes as the run's own bags were, or with what went wrong."""
+    from tiling.batch import bag_of
     from tiling.workers import run_slides
 
     try:
         tile_spec = TileSpec(**spec)
     except TypeError as error:
         raise InputError(f"the run was trained on tiles that this version cannot cut ({error}); give --bags") from error
-    return run_slides(partial(_tile, tile_spec), slides, workers, time_limit_s)
-
-
-def _tile(spec: TileSpec, slide: SlideRef) -> Bag:
-    return tile_slide(slide.path, spec, slide.slide_id, slide.mpp, slide.default_mpp)
+    return run_slides(partial(bag_of, tile_spec), slides, workers, time_limit_s)
 
 
 def read_all(

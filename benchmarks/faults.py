@@ -22,15 +22,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import tifffile
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import machine
 from tiling.manifest import read_manifest
 from tiling.synthetic.large import write_large
-from tiling.tiff import table_ranges
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARDS = 4
+TABLE_TAGS = {"TileOffsets", "TileByteCounts", "StripOffsets", "StripByteCounts"}
 FLAGS = ["--size", "256", "--downsample", "1", "--workers", "2"]
 SLIDE_SECONDS = 60.0  # the time limit of a damaged slide
 
@@ -220,6 +222,16 @@ def flip(data: bytearray, ranges: Sequence[tuple[int, int]], flips: int, chance:
         first, last = chance.choice(ranges)
         data[chance.randrange(first, min(last, len(data)))] ^= 1 << chance.randrange(8)
     return data
+
+
+def table_ranges(path: Path) -> list[tuple[int, int]]:
+    """The byte ranges, first and behind the last, in which a TIFF keeps where its tiles are and how long."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            tags = [tag for page in tiff.pages for tag in page.aspage().tags.values()]
+    except Exception:  # noqa: BLE001  # it raises whatever a damaged table leads it to
+        return []
+    return [(tag.valueoffset, tag.valueoffset + tag.valuebytecount) for tag in tags if tag.name in TABLE_TAGS]
 
 
 DAMAGES: dict[str, Callable[[bytearray, Path, random.Random], bytearray]] = {

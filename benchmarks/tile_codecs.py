@@ -64,7 +64,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train-px", type=int, default=256, help="side of the small copies in pixels")
     parser.add_argument("--rounds", type=int, default=5, help="times everything is measured")
     args = parser.parse_args(argv)
-    tiles, slides = read_tiles(args.slides, args.downsample, args.size)
     px = args.train_px
     tiles, slides = read_tiles(args.slides, args.downsample, args.size)
     small = [at_size(tile, px) for tile in tiles]

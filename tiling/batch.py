@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tiling.bag import BagHeader, bag_path, read_header, write_bag
+from tiling.bag import Bag, BagHeader, bag_path, read_header, write_bag
 from tiling.errors import BagError, InputError, OutputError, SlideError, TilingError
 from tiling.manifest import NOT_TILED, ManifestRow, read_manifest, read_own, write_manifest
 from tiling.output import make_writable, sweep, written_name
@@ -141,6 +141,11 @@ def _size_of(path: Path) -> int | None:
         return None
 
 
+def bag_of(spec: TileSpec, slide: SlideRef) -> Bag:
+    """The bag of a slide, made in memory."""
+    return tile_slide(slide.path, spec, slide.slide_id, slide.mpp, slide.default_mpp)
+
+
 def _tile_one(spec: TileSpec, out: Path, slide: SlideRef) -> ManifestRow:
     start = time.perf_counter()
     path = bag_path(out, slide.slide_id)
@@ -148,7 +153,7 @@ def _tile_one(spec: TileSpec, out: Path, slide: SlideRef) -> ManifestRow:
         path.unlink(missing_ok=True)  # it is damaged or to be overwritten, and must not outlive a failure
     except OSError as error:
         raise _not_written(path, error) from error
-    bag = tile_slide(slide.path, spec, slide.slide_id, slide.mpp, slide.default_mpp)
+    bag = bag_of(spec, slide)
     if len(bag):
         try:
             write_bag(path, bag)

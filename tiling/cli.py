@@ -16,6 +16,7 @@ from typing import TypeVar, get_type_hints
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, Namespace
 
 from tiling.errors import InputError, TilingError
+from tiling.settings import is_mpp
 
 Settings = TypeVar("Settings")
 
@@ -72,7 +73,7 @@ def add_default_mpp(parser: ArgumentParser) -> None:
 def default_mpp_from(args: Namespace) -> float | None:
     """The mpp of slides that say none; raises InputError where it cannot be one."""
     mpp: float | None = args.default_mpp
-    if mpp is not None and not 0 < mpp < 1000:
+    if mpp is not None and not is_mpp(mpp):
         raise InputError(f"--default-mpp must be micrometres per pixel, such as 0.25, not {mpp:g}")
     return mpp
 

@@ -20,6 +20,11 @@ def setting(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+def is_mpp(value: float) -> bool:
+    """Whether a number can be µm per pixel."""
+    return 0 < value < 1000
+
+
 def at_least(least: float) -> Range:
     """The range without an upper end."""
     return Range(least)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tiling.errors import InputError
+from tiling.settings import is_mpp
 from tiling.slide import EXTENSIONS, series_uid
 
 
@@ -110,7 +111,7 @@ def _slide_of_row(table: Path, number: int, row: dict[str, str]) -> SlideRef:
         raise InputError(
             f"{where} has the mpp {row['mpp']!r}; give µm per pixel as a number, or leave it empty"
         ) from None
-    if mpp is not None and not 0 < mpp < 1000:
+    if mpp is not None and not is_mpp(mpp):
         raise InputError(f"{where} has the mpp {mpp}; give µm per pixel, such as 0.25, or leave it empty")
     return SlideRef(slide_id, table.parent / path, mpp, row.get("patient_id") or None)
 

@@ -22,7 +22,6 @@ from PIL import Image
 
 REDUCTIONS = (1, 2, 4, 8)
 
-_TABLE_TAGS = {"TileOffsets", "TileByteCounts", "StripOffsets", "StripByteCounts"}
 _MOST_TILE_PX = 4096  # a longer side is a striped picture in disguise
 _MOST_BYTES = 1 << 26  # read at once; a damaged table may ask for any number
 _READ_AHEAD = 2  # bytes read at once, relative to the bytes wanted of them
@@ -71,10 +70,6 @@ class TiledPage:
                 out[top - y : bottom - y, left - x : right - x] = part
         return out
 
-    def tile(self, row: int, column: int, reduction: int) -> np.ndarray:
-        """RGB uint8 of one whole tile, reduced; raises TileError where it cannot be decoded."""
-        return next(self._tiles(row, range(column, column + 1), reduction))
-
     def _tiles(self, row: int, columns: range, reduction: int) -> Iterator[np.ndarray]:
         shape = self.tile_height_px // reduction, self.tile_width_px // reduction, 3
         for data in self._file.read(self.offsets[row, columns], self.bytecounts[row, columns]):
@@ -109,16 +104,6 @@ def read_pages(path: Path) -> list[Page]:
             return [_page(file, page.aspage()) for page in tiff.pages]
     except Exception:  # noqa: BLE001  # it raises whatever a damaged table leads it to
         return []
-
-
-def table_ranges(path: Path) -> list[tuple[int, int]]:
-    """The byte ranges, first and behind the last, in which a TIFF keeps where its tiles are and how long; for tests."""
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            tags = [tag for page in tiff.pages for tag in page.aspage().tags.values()]
-    except Exception:  # noqa: BLE001  # as in read_pages
-        return []
-    return [(tag.valueoffset, tag.valueoffset + tag.valuebytecount) for tag in tags if tag.name in _TABLE_TAGS]
 
 
 def tiff_code(compression: str) -> int:

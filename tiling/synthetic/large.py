@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from PIL import Image
 
+from tiling.codec import CODECS
 from tiling.errors import InputError
 from tiling.synthetic.histology import LOOKS, draw_tissue, smooth_noise, tissue_depth_px
 from tiling.tiff import write_tiled_jpeg
@@ -103,4 +103,4 @@ def _half(rgb: np.ndarray) -> np.ndarray:
 
 
 def _jpeg(rgb: np.ndarray) -> bytes:
-    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), _QUALITY, "RGB", "420"))
+    return CODECS["jpeg"].encode(rgb, _QUALITY, 420)

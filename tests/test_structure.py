@@ -23,7 +23,7 @@ LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".
     "mil.metrics",
     "mil.pooling",
 }
-MIL_MAY_USE = {f"tiling.{name}" for name in "bag bags errors manifest output progress settings slide".split()}
+MIL_MAY_USE = {f"tiling.{name}" for name in "bag bags errors features manifest output progress settings slide".split()}
 
 
 def imports(path: Path, at_import_time: bool = False) -> set[str]:

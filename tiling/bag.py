@@ -1,7 +1,8 @@
 """The bag: the chosen tiles of one slide in HDF5, in a file of its own or as a group of a merged file.
 
-`docs/format.md` describes both for other programs. This is the only module that imports h5py. Files are written
-under another name in the same folder and moved into place, so a file that has the name of a bag is complete.
+`docs/format.md` describes both for other programs. This is the only module that imports h5py; others open
+their files through `open_hdf5` and `create_hdf5`. Files are written under another name in the same folder and moved
+into place, so a file that has the name of a bag is complete.
 """
 
 import io
@@ -150,13 +151,13 @@ def bag_path(folder: Path, slide_id: str) -> Path:
 
 def write_bag(path: Path, bag: Bag) -> None:
     """Write a bag whole or not at all. The same bag gives the same bytes."""
-    with _create(path) as (file, _):
+    with create_hdf5(path) as (file, _):
         _write(file, bag)
 
 
 def write_merged(path: Path, bags: Iterable[tuple[str, Bag]], manifest: list[dict[str, Any]]) -> None:
     """Write many bags, each under its name, into one file, whole or not at all; one bag at a time is in memory."""
-    with _create(path) as (file, check):
+    with create_hdf5(path) as (file, check):
         file.attrs.update(format=MERGED_FORMAT, format_version=FORMAT_VERSION, software=software())
         file["manifest"] = json.dumps(manifest)
         group = file.create_group("bags")
@@ -168,7 +169,7 @@ def write_merged(path: Path, bags: Iterable[tuple[str, Bag]], manifest: list[dic
 def read_merged(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """Names of the bags in a merged file, and its manifest's rows; raises BagError where it is none."""
     ref = BagRef(path)
-    with _open(ref, "merged file", "merge the bags again") as file:
+    with open_hdf5(ref, "merged file", "merge the bags again") as file:
         if file.attrs.get("format") == FORMAT:
             raise BagError(f"{ref} is one bag; give its folder, or a file that `python -m tiling.merge` wrote")
         _check_format(file, ref, MERGED_FORMAT, "merge the bags again")
@@ -220,7 +221,7 @@ class _Patient(io.FileIO):
 
 
 @contextmanager
-def _create(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+def create_hdf5(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
     """A new file that takes its place when it is complete, and a check to call now and then, which ends the writing.
 
     Both the check and the end of the block raise OSError where the disk is full.
@@ -285,19 +286,22 @@ def _pictures(dataset: h5py.Dataset) -> tuple[bytes, ...]:
 @contextmanager
 def _open_bag(bag: BagRef | Path) -> Iterator[tuple[h5py.Group, BagRef]]:
     ref = BagRef(bag) if isinstance(bag, Path) else bag
-    with _open(ref, "bag", ref.remedy) as file:
+    with open_hdf5(ref, "bag", ref.remedy) as file:
         yield file[_link(ref.group)], ref
 
 
 @contextmanager
-def _open(ref: BagRef, what: str, remedy: str) -> Iterator[h5py.File]:
-    """The open file. It is opened for each use: nothing has to be shared between processes or kept by them."""
+def open_hdf5(ref: BagRef, what: str, remedy: str) -> Iterator[h5py.File]:
+    """The file at `ref`, open for reading; what HDF5 says of a damaged one becomes a BagError that names the remedy.
+
+    It is opened for each use: nothing has to be shared between processes or kept by them.
+    """
     try:
         with h5py.File(ref.path, "r", locking=False) as file:
             yield file
     except FileNotFoundError as error:
         raise BagError(f"no such {what}: {str(ref.path)!r}; check the path, or make it first") from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, BagError):
             raise
         raise BagError(f"{ref} is not a complete {what} ({error}); {remedy}") from error

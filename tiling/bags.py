@@ -1,4 +1,7 @@
-"""Where bags are: a folder of them, or one merged file. Whoever takes bags takes both, through `open_bags`."""
+"""Where bags are: a folder of them, or one merged file. Whoever takes bags takes both, through `open_bags`.
+
+A folder of feature files is listed in the same way; `tiling.features.is_features` tells which a file is.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,6 +9,9 @@ from typing import NamedTuple
 from tiling.bag import SUFFIX, BagRef, merged_ref, read_merged
 from tiling.errors import BagError, InputError
 from tiling.manifest import NOT_TILED, ManifestRow, read_manifest
+
+NO_FILE = "there is no file of that name"
+_CLAM_FEATURES = "h5_files"
 
 
 class Bags(NamedTuple):
@@ -21,14 +27,20 @@ class Bags(NamedTuple):
     def why_missing(self, name: str) -> str:
         """Why there is no bag of that name."""
         if name not in self.manifest:
-            return NOT_TILED
+            return NOT_TILED if self.manifest else NO_FILE
         return self.manifest[name].error or "its bag is gone"
 
 
 def open_bags(path: Path) -> Bags:
-    """The bags at `path`; raises InputError where there is nothing, BagError where a file is no merged file."""
+    """The bags, or feature files, at `path`.
+
+    Raises InputError where there is nothing, BagError where a file is no merged file.
+    """
     if path.is_dir():
-        names = sorted(each.name.removesuffix(SUFFIX) for each in path.glob(f"*{SUFFIX}"))
+        names = _names(path)
+        if not names and (path / _CLAM_FEATURES).is_dir():  # beside pt_files, in the folder that CLAM is given
+            path = path / _CLAM_FEATURES
+            names = _names(path)
         return Bags(path, {name: BagRef(path / f"{name}{SUFFIX}") for name in names}, read_manifest(path))
     if not path.exists():
         raise InputError(
@@ -41,6 +53,10 @@ def open_bags(path: Path) -> Bags:
     except (KeyError, TypeError) as error:
         raise BagError(f"{str(path)!r} has a manifest that cannot be read ({error}); merge the bags again") from error
     return Bags(path, {name: merged_ref(path, name) for name in names}, manifest)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(each.name.removesuffix(SUFFIX) for each in folder.glob(f"*{SUFFIX}"))
 
 
 def portable(manifest: dict[str, ManifestRow]) -> list[dict[str, object]]:

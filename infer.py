@@ -1,24 +1,29 @@
 """`python infer.py --run RUN --slides SLIDES… --out scores.csv`: a probability for every slide, or why not."""
 
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from mil.errors import MilError
 from tiling import cli
-from tiling.bag import Bag, differing, read_bag
+from tiling.bag import Bag, BagRef, differing, read_bag
 from tiling.bags import Bags, open_bags
 from tiling.errors import BagError, InputError, SlideError, TilingError
+from tiling.features import FeatureBag, read_features
 from tiling.output import make_writable
 from tiling.progress import progress, shown
 from tiling.sources import SlideRef, find_slides
 from tiling.tile import NO_TISSUE, TileSpec
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+AnyBag = Bag | FeatureBag
 NOT_REACHED = "the scoring was interrupted before this slide; run it again"
 
 
@@ -31,12 +36,18 @@ def _parser() -> ArgumentParser:
     parser = cli.make_parser("infer.py", "Score slides, or bags made before, with a trained run.")
     parser.add_argument("--run", required=True, help="run folder that train.py wrote; its folds are averaged")
     parser.add_argument("--slides", nargs="+", help="slides, folders of slides, or a slides table, tiled on the fly")
-    parser.add_argument("--bags", help="folder of bags, or a merged file of them, in place of slides")
+    parser.add_argument("--bags", help="folder of bags, a merged file of them, or feature files, in place of slides")
+    parser.add_argument(
+        "--metadata", help="CSV with slide_id and the columns of metadata that the run was trained with"
+    )
     parser.add_argument("--out", required=True, help="CSV with a row for every slide")
     parser.add_argument("--heatmaps", help="folder for a picture of each slide with its tiles and their attention")
     cli.add_default_mpp(parser)
     cli.add_workers(parser, "tile slides")
     cli.add_time_limit(parser)
+    parser.add_argument(
+        "--instance-chunk", type=int, help="tiles that go through the backbone at a time; all if left out"
+    )
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
     return parser
 
@@ -47,23 +58,28 @@ def _work(args: Namespace) -> int:
     workers, time_limit_s = cli.workers_from(args), cli.time_limit_from(args)
     bags = None if args.slides else open_bags(Path(args.bags))
     slides = find_slides(map(Path, args.slides), cli.default_mpp_from(args)) if bags is None else slides_of(bags)
+    if args.instance_chunk is not None and args.instance_chunk < 1:
+        raise InputError(f"--instance-chunk must be at least 1, not {args.instance_chunk}")
     from mil.predict import FAILED, load_run, pick_device, write_predictions  # torch: wrong input is told before
 
-    run = load_run(Path(args.run), pick_device(args.device))
+    run = load_run(Path(args.run), pick_device(args.device), args.instance_chunk)
+    metadata = metadata_of(args.metadata, run.card.metadata)
     out, heatmaps = Path(args.out), Path(args.heatmaps) if args.heatmaps else None
     if out.is_dir():
         raise InputError(f"--out {str(out)!r} is a folder; give the name of a CSV file")
     for folder in filter(None, (out.parent, heatmaps)):
         make_writable(folder)
-    spec = run.card.tile_spec
+    if run.takes_features and (bags is None or heatmaps is not None):
+        raise InputError("the run was trained on features: give --bags with feature files, and no --heatmaps")
+    spec = run.card.bag_spec
     # A picture shows tiles larger than the network sees them.
-    px = run.card.model.train_px if heatmaps is None else None
-    found = tile_all(slides, spec, workers, time_limit_s) if bags is None else read_all(slides, bags, spec, px)
+    read = read_features if run.takes_features else partial(read_bag, px=run.px if heatmaps is None else None)
+    found = tile_all(slides, spec, workers, time_limit_s) if bags is None else read_all(slides, bags, spec, read)
     rows = {slide.slide_id: _failed(run, slide, NOT_REACHED) for slide in slides}
     try:
         with progress(len(slides), "slide", "scoring") as bar, closing(found):
             for slide, bag in found:
-                row = rows[slide.slide_id] = score(run, slide, bag, heatmaps)
+                row = rows[slide.slide_id] = score(run, slide, bag, metadata, heatmaps)
                 if row["error"]:
                     bar.write(f"failed: {shown(slide.slide_id)}: {row['error']}", file=sys.stderr)
                 bar.update()
@@ -97,32 +113,56 @@ def tile_all(
 
 
 def read_all(
-    slides: Sequence[SlideRef], bags: Bags, spec: dict[str, Any], px: int | None
-) -> Generator[tuple[SlideRef, Bag | Exception], None, None]:
-    """Each bag, fit for tiles of `px`, or what is wrong with it; one made otherwise than the run's own is wrong."""
+    slides: Sequence[SlideRef], bags: Bags, spec: dict[str, Any], read: Callable[[BagRef], AnyBag]
+) -> Generator[tuple[SlideRef, AnyBag | Exception], None, None]:
+    """Each bag, or what is wrong with it; one made otherwise than the run's own is wrong."""
     for slide in slides:
         try:
-            yield slide, _read(slide.slide_id, bags, spec, px)
+            yield slide, _read(slide.slide_id, bags, spec, read)
         except TilingError as error:
             yield slide, error
 
 
-def _read(name: str, bags: Bags, spec: dict[str, Any], px: int | None) -> Bag:
+def _read(name: str, bags: Bags, spec: dict[str, Any], read: Callable[[BagRef], AnyBag]) -> AnyBag:
     if name not in bags.refs:
         raise SlideError(
             bags.manifest[name].error or f"the bag {name!r} of {str(bags.path)!r} is gone; tile its slide again"
         )
-    bag = read_bag(bags.refs[name], px)
+    bag = read(bags.refs[name])
     if names := differing(spec, bag.header.spec):
         raise BagError(
             f"{bags.refs[name]} was made with another {', '.join(names)} than the run was trained on; "
-            "tile its slide with the settings of the run, or give --slides"
+            "make it again with the settings of the run"
         )
     return bag
 
 
-def score(run: Any, slide: SlideRef, bag: Bag | Exception, heatmaps: Path | None) -> dict[str, Any]:
-    """The row of a slide in the predictions table; draws its heatmap where a folder for them is given."""
+def metadata_of(path: str | None, coder: Any) -> "pd.DataFrame | None":
+    """The metadata of slides by their names, None if the run has none; raises LabelsError for a table of no use."""
+    columns = coder.columns
+    if bool(columns) != bool(path):
+        raise InputError(
+            f"the run was trained with the metadata {', '.join(columns)}: give --metadata TABLE with slide_id and these"
+            if columns
+            else "the run was trained without metadata; leave --metadata out"
+        )
+    if path is None:
+        return None
+    from mil.labels import numeric, read_table
+
+    table = read_table(Path(path), "metadata table", ("slide_id", *columns))
+    for column in coder.scales:
+        numeric(table[column], f"the metadata table {path!r}")
+    return table.set_index("slide_id")
+
+
+def score(
+    run: Any, slide: SlideRef, bag: AnyBag | Exception, metadata: "pd.DataFrame | None", heatmaps: Path | None
+) -> dict[str, Any]:
+    """The row of a slide in the predictions table; draws its heatmap where a folder for them is given.
+
+    A slide without a row of metadata has all of it unknown.
+    """
     from mil.predict import predict_bag, prediction_row
     from tiling.batch import describe
 
@@ -131,13 +171,13 @@ def score(run: Any, slide: SlideRef, bag: Bag | Exception, heatmaps: Path | None
     if not len(bag):
         return _failed(run, slide, NO_TISSUE)
     try:
-        prediction = predict_bag(run, bag)
-        row = prediction_row(slide.slide_id, _patient(slide), run.card.classes, len(bag), prediction.probabilities)
-        if heatmaps is not None:
+        known = None if metadata is None or slide.slide_id not in metadata.index else metadata.loc[[slide.slide_id]]
+        prediction = predict_bag(run, bag, known)
+        row = prediction_row(slide.slide_id, _patient(slide), run.card.task, len(bag), prediction.probabilities)
+        if heatmaps is not None and isinstance(bag, Bag):
             from mil.explain import draw_attention
 
-            chance = row[f"prob_{row['predicted']}"]
-            title = f"{slide.slide_id}: class {row['predicted']} with probability {chance:.3f}"
+            title = f"{slide.slide_id}: {run.card.task.in_words(prediction.probabilities)}"
             draw_attention(heatmaps / f"{slide.slide_id}.png", bag, prediction.attention, title)
     except Exception as error:  # noqa: BLE001  # a row says what it was, and the other slides go on
         return _failed(run, slide, describe(slide, error))
@@ -147,7 +187,7 @@ def score(run: Any, slide: SlideRef, bag: Bag | Exception, heatmaps: Path | None
 def _failed(run: Any, slide: SlideRef, error: str) -> dict[str, Any]:
     from mil.predict import prediction_row
 
-    return prediction_row(slide.slide_id, _patient(slide), run.card.classes, error=error)
+    return prediction_row(slide.slide_id, _patient(slide), run.card.task, error=error)
 
 
 def _patient(slide: SlideRef) -> str:

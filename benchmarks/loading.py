@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import machine
-from mil.data import BagDataset, loader
+from mil.data import BagDataset, PixelReader, loader
 from tiling import merge
 from tiling.bag import write_bag
 from tiling.bags import open_bags
@@ -86,7 +86,7 @@ def measure(
 ) -> dict[str, list[float]]:
     """Bags/s of each store for each number of workers."""
     loaders = {
-        (name, count): loader(BagDataset(refs, [0] * len(refs), px), BATCH, count)
+        (name, count): loader(BagDataset(refs, np.zeros(len(refs), int), PixelReader(px)), BATCH, count)
         for name, refs in ((name, list(open_bags(path).refs.values())) for name, (path, _) in stores.items())
         for count in workers
     }

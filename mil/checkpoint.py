@@ -9,22 +9,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mil.errors import RunError
+from mil.metadata import MetadataCoder
 from mil.model import MILNet, build_model
 from mil.settings import ModelSpec
+from mil.task import Task
 from tiling.bag import software
 from tiling.output import replacing
 
 FORMAT = "gigabag-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What has to be known to build and use a model: its spec, its classes, and the tiles it was trained on."""
+    """What has to be known to build and use a model: its spec, its task, the bags and metadata it was trained on."""
 
     model: ModelSpec
-    classes: tuple[str, ...]
-    tile_spec: dict[str, Any]
+    task: Task
+    bag_spec: dict[str, Any]
+    metadata: MetadataCoder
     fold: int
     epoch: int
 
@@ -50,18 +53,20 @@ def read_card(folder: Path) -> ModelCard:
                 f"{str(path)!r} is {found[0]} version {found[1]}, "
                 f"this program reads {FORMAT} version {FORMAT_VERSION}; train again or use the version that wrote it"
             )
-        int(content["tile_spec"]["instances"])
+        spec = content["bag_spec"]
+        int(spec["features"] if "features" in spec else spec["instances"])
         return ModelCard(
-            # Weights come from the file beside it, never again from a hub.
-            ModelSpec(**{**content["model"], "pretrained": False}),
-            tuple(content["classes"]),
-            content["tile_spec"],
+            # Weights come from the file beside it, never again from a hub or another file.
+            ModelSpec(**{**_tuples(content["model"]), "pretrained": False, "weights": None}),
+            Task(**_tuples(content["task"])),
+            spec,
+            MetadataCoder.from_json(content["metadata"]),
             content["fold"],
             content["epoch"],
         )
     except FileNotFoundError as error:
         raise RunError(f"no such file: {str(path)!r}; is the training finished?") from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, RunError):
             raise
         raise RunError(f"{str(path)!r} is no model card ({error}); train again") from error
@@ -70,7 +75,7 @@ def read_card(folder: Path) -> ModelCard:
 def load_model(folder: Path) -> tuple[MILNet, ModelCard]:
     """The model of a fold, in evaluation mode; raises RunError where a file is missing, damaged or does not fit."""
     card = read_card(folder)
-    model = build_model(card.model, len(card.classes), card.tile_spec["instances"])
+    model = build_model(card.model, card.task, card.bag_spec, card.metadata.width)
     path = folder / "model.safetensors"
     try:
         model.load_state_dict(load_file(path))
@@ -78,3 +83,8 @@ def load_model(folder: Path) -> tuple[MILNet, ModelCard]:
         cause = " ".join(str(error).split())[:200]
         raise RunError(f"{str(path)!r} does not hold the weights of this model ({cause}); train again") from error
     return model.eval(), card
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from tiling.features import is_features, read_feature_header
 
 from mil.errors import LabelsError
 from mil.labels import Labels
@@ -13,15 +14,16 @@ from tiling.bags import Bags, open_bags
 
 
 class Cohort(NamedTuple):
-    """Labelled slides with a bag each, and the spec that all bags share.
+    """Labelled slides with a bag each, how many instances it holds, and the spec that all bags share.
 
-    `missing` has the labelled slides without a bag and, in the column `error`, why; `unlabelled` names the bags
-    without a label, which training does not use.
+    The spec of bags of features says how many: `features`. `missing` has the labelled slides without a bag and, in the
+    column `error`, why; `unlabelled` names the bags without a label, which training does not use.
     """
 
     labels: Labels
     bags: list[BagRef]
-    tile_spec: dict[str, Any]
+    sizes: list[int]
+    bag_spec: dict[str, Any]
     missing: pd.DataFrame
     unlabelled: list[str]
 
@@ -47,25 +49,40 @@ def gather(labels: Labels, path: Path, skip_missing: bool) -> Cohort:
             f"{len(missing)} of the labelled slides have no bag in {str(path)!r}, "
             f"the first is {slide_id!r} ({cause}); tile them, delete their rows, or give --skip-missing"
         )
-    kept = table[has_bag].reset_index(drop=True)
-    absent = set(labels.classes) - set(kept["label"])
-    if absent:
-        raise LabelsError(f"no slide with the label {min(absent)!r} has a bag in {str(path)!r}; tile some")
-    refs = [bags.refs[slide_id] for slide_id in kept["slide_id"]]
+    chosen = labels.at(has_bag)
+    strata = chosen.strata
+    if not strata.any().all():
+        raise LabelsError(
+            f"no slide with the label {strata.columns[~strata.any()][0]!r} has a bag in {str(path)!r}; tile some"
+        )
+    refs = [bags.refs[slide_id] for slide_id in chosen.table["slide_id"]]
     unlabelled = sorted(bags.refs.keys() - set(table["slide_id"]))
-    return Cohort(Labels(kept, labels.classes), refs, _common_spec(refs), missing, unlabelled)
+    sizes, spec = _headers(refs)
+    return Cohort(chosen, refs, sizes, spec, missing, unlabelled)
 
 
 def _for_example(bags: Bags) -> str:
     return f", such as {min(bags.refs)!r}" if bags.refs else ""
 
 
-def _common_spec(bags: list[BagRef]) -> dict[str, Any]:
-    first = read_header(bags[0]).spec
-    for bag in bags[1:]:
-        if names := differing(first, read_header(bag).spec):
+def _headers(bags: list[BagRef]) -> tuple[list[int], dict[str, Any]]:
+    """How many instances each bag holds, and the spec they share."""
+    read = _feature_header if is_features(bags[0]) else _tile_header
+    sizes, specs = zip(*map(read, bags), strict=True)
+    for bag, spec in zip(bags[1:], specs[1:], strict=True):
+        if names := differing(specs[0], spec):
             raise LabelsError(
                 f"the bags {bags[0]} and {bag} were made with different {', '.join(names)}; "
-                "tile all slides of a training alike"
+                "make the bags of a training alike"
             )
-    return first
+    return list(sizes), specs[0]
+
+
+def _tile_header(bag: BagRef) -> tuple[int, dict[str, Any]]:
+    header = read_header(bag)
+    return header.tiles, header.spec
+
+
+def _feature_header(bag: BagRef) -> tuple[int, dict[str, Any]]:
+    header = read_feature_header(bag)
+    return header.instances, header.spec

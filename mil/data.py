@@ -1,6 +1,9 @@
-"""Bags as tensors: dataset, collation with a mask, augmentation on whole batches."""
+"""Bags as tensors: dataset, collation, augmentation on whole batches.
 
-from collections.abc import Sequence
+The instances of a batch are stacked: no padding is ever read, moved or computed. A mask says whose they are.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,36 +13,79 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tiling.bag import Bag, BagRef, read_bag
+from tiling.features import read_features
+
+Reader = Callable[[BagRef | Path], Tensor]
 
 
 class Item(NamedTuple):
-    """One bag: tiles uint8 (N, 3, px, px), its target, and its place in the dataset."""
+    """One bag: its instances (N, …), what is true of it, its metadata (F,), and its place in the dataset."""
 
-    tiles_NCHW: Tensor
-    target: int
+    instances_N: Tensor
+    target: Tensor
+    metadata_F: Tensor
     place: int
 
 
 class Batch(NamedTuple):
-    """Bags padded to the longest: uint8 (B, N, 3, px, px), bool (B, N) with True = real, int64 (B,) twice."""
+    """The instances of all bags, stacked; bool (B, N) with True = real; int64 (B,) or float (B, K); (B, F); int64 (B,).
 
-    tiles_BNCHW: Tensor
+    Instances are uint8 tiles (M, 3, px, px) or float32 features (M, C), where M is the number of True in the mask, in
+    its order.
+    """
+
+    instances_M: Tensor
     mask_BN: Tensor
     target_B: Tensor
+    metadata_BF: Tensor
     index_B: Tensor
 
 
-class BagDataset(Dataset[Item]):
-    """Bags as tensors at training size, decoded when asked for."""
+class PixelReader:
+    """Reads the tiles of a bag, best first, as uint8 (N, 3, px, px)."""
 
-    def __init__(self, bags: Sequence[BagRef | Path], targets: Sequence[int], px: int) -> None:
-        self.bags, self.targets, self.px = list(bags), list(targets), px
+    def __init__(self, px: int) -> None:
+        self.px = px
+
+    def __call__(self, bag: BagRef | Path) -> Tensor:
+        """The tiles; raises BagError where the bag is damaged."""
+        return bag_tensor(read_bag(bag, self.px), self.px)
+
+
+def read_feature_tensor(bag: BagRef | Path) -> Tensor:
+    """The features of a bag, float32 (N, C); raises BagError where it is damaged."""
+    return torch.from_numpy(read_features(BagRef(bag) if isinstance(bag, Path) else bag).features_NC)
+
+
+class Kept:
+    """Reads a bag once and keeps it."""
+
+    def __init__(self, read: Reader) -> None:
+        self.read = read
+        self.bags: dict[BagRef | Path, Tensor] = {}
+
+    def __call__(self, bag: BagRef | Path) -> Tensor:
+        """What the reader gives, which must not be changed; raises what it raises."""
+        if bag not in self.bags:
+            self.bags[bag] = self.read(bag)
+        return self.bags[bag]
+
+
+class BagDataset(Dataset[Item]):
+    """Bags as tensors, read when asked for; `metadata` float32 (bags, F)."""
+
+    def __init__(
+        self, bags: Sequence[BagRef | Path], targets: np.ndarray, read: Reader, metadata: np.ndarray | None = None
+    ) -> None:
+        self.bags, self.read = list(bags), read
+        self.targets = torch.from_numpy(targets)
+        self.metadata = torch.zeros(len(self.bags), 0) if metadata is None else torch.from_numpy(metadata)
 
     def __len__(self) -> int:
         return len(self.bags)
 
     def __getitem__(self, index: int) -> Item:
-        return Item(bag_tensor(read_bag(self.bags[index], self.px), self.px), self.targets[index], index)
+        return Item(self.read(self.bags[index]), self.targets[index], self.metadata[index], index)
 
 
 def bag_tensor(bag: Bag, px: int) -> Tensor:
@@ -50,16 +96,12 @@ def bag_tensor(bag: Bag, px: int) -> Tensor:
 
 def collate(items: Sequence[Item]) -> Batch:
     """One batch of bags of any lengths."""
-    longest = max(len(item.tiles_NCHW) for item in items)
-    tiles_BNCHW = torch.zeros((len(items), longest, *items[0].tiles_NCHW.shape[1:]), dtype=torch.uint8)
-    mask_BN = torch.zeros((len(items), longest), dtype=torch.bool)
-    for row, item in enumerate(items):
-        tiles_BNCHW[row, : len(item.tiles_NCHW)] = item.tiles_NCHW
-        mask_BN[row, : len(item.tiles_NCHW)] = True
+    lengths = torch.tensor([len(item.instances_N) for item in items])
     return Batch(
-        tiles_BNCHW,
-        mask_BN,
-        torch.tensor([item.target for item in items]),
+        torch.cat([item.instances_N for item in items]),
+        torch.arange(int(lengths.max())) < lengths[:, None],
+        torch.stack([item.target for item in items]),
+        torch.stack([item.metadata_F for item in items]),
         torch.tensor([item.place for item in items]),
     )
 
@@ -79,13 +121,12 @@ def loader(
     )
 
 
-def random_symmetry(tiles_BNCHW: Tensor) -> Tensor:
+def random_symmetry(tiles_MCHW: Tensor) -> Tensor:
     """Each tile turned by one of the eight symmetries of the square, drawn for it alone; tiles must be square."""
-    flat = tiles_BNCHW.flatten(0, 1)
-    symmetry = torch.randint(8, (len(flat),), device="cpu").to(flat.device)
-    out = torch.empty_like(flat)
+    symmetry = torch.randint(8, (len(tiles_MCHW),), device="cpu").to(tiles_MCHW.device)
+    out = torch.empty_like(tiles_MCHW)
     for turn in range(8):
         chosen = symmetry == turn
-        turned = torch.rot90(flat[chosen], turn % 4, (2, 3))
+        turned = torch.rot90(tiles_MCHW[chosen], turn % 4, (2, 3))
         out[chosen] = turned.flip(3) if turn >= 4 else turned
-    return out.view_as(tiles_BNCHW)
+    return out

@@ -19,17 +19,20 @@ class Split(NamedTuple):
 
 
 def make_splits(labels: Labels, fold_of: np.ndarray, valid_share: float, seed: int) -> list[Split]:
-    """A split for each fold of `fold_of`; raises LabelsError where some fold cannot be trained."""
+    """A split for each fold of `fold_of`; raises LabelsError where some fold cannot be trained.
+
+    With a `valid_share` of 0 nothing is set aside: all other folds are trained on.
+    """
     splits = []
     for fold in range(fold_of.max() + 1):
         training = np.flatnonzero(fold_of != fold)
-        absent = set(labels.classes) - set(labels.table["label"].iloc[training])
-        if absent:
+        rest = labels.at(training)
+        if absent := _absent(rest.strata):
             raise LabelsError(
-                f"without fold {fold} no slide of the label {min(absent)!r} is left to train on; "
+                f"without fold {fold} no slide of the label {absent!r} is left to train on; "
                 "spread each label over two folds or more"
             )
-        stops = inner_validation(labels.table.iloc[training], valid_share, seed + fold)
+        stops = inner_validation(rest, valid_share, seed + fold)
         splits.append(Split(fold, training[~stops], training[stops], np.flatnonzero(fold_of == fold)))
     return splits
 
@@ -41,55 +44,67 @@ def make_folds(labels: Labels, folds: int, seed: int) -> np.ndarray:
     """
     if "fold" in labels.table:
         return _given_folds(labels.table)
-    patients = labels.table.groupby("label")["patient_id"].nunique()
+    strata = labels.strata
+    patients = strata.groupby(labels.table["patient_id"]).any().sum()
     label, fewest = str(patients.idxmin()), int(patients.min())
     if fewest < folds:
         raise LabelsError(
             f"label {label!r} has {fewest} patients, fewer than the {folds} folds; "
             + (f"lower --folds to {fewest} or add patients" if fewest > 1 else "add patients")
         )
-    return deal(labels.table, folds, seed)
+    return deal(labels.table["patient_id"], strata, folds, seed)
 
 
-def inner_validation(table: pd.DataFrame, share: float, seed: int) -> np.ndarray:
-    """Bool (rows,): True on about `share` of the slides, all of some patients, on which training is stopped.
+def inner_validation(labels: Labels, share: float, seed: int) -> np.ndarray:
+    """Bool (slides,): True on about `share` of the slides, all of some patients, on which training is stopped.
 
-    `table` holds the training folds alone. Where patients are few the share grows, so that both sides have every
-    class; raises LabelsError where that cannot be.
+    `labels` are those of the training folds alone. Where patients are few the share grows, so that both sides have
+    every class; raises LabelsError where that cannot be. A share of 0 gives none.
     """
-    fewest = int(table.groupby("target")["patient_id"].nunique().min())
+    if share == 0:
+        return np.zeros(len(labels), bool)
+    strata, patients = labels.strata, labels.table["patient_id"]
+    fewest = int(strata.groupby(patients).any().sum().min())
     parts = max(2, min(round(1 / share), fewest))
-    part_of, targets = deal(table, parts, seed), table["target"].to_numpy()
+    part_of = deal(patients, strata, parts, seed)
     for part in range(parts):
         chosen = part_of == part
-        if set(targets[chosen]) == set(targets[~chosen]) == set(targets):
+        if not _absent(strata[chosen]) and not _absent(strata[~chosen]):
             return chosen
     raise LabelsError(
         "the training folds cannot be split into a part to train on and a part to stop on that both have every "
-        "class: some class has too few patients; add patients or try another --folds"
+        "class: some class has too few patients; add patients, try another --folds, or train without such a part: "
+        "--valid-share 0"
     )
 
 
-def deal(table: pd.DataFrame, parts: int, seed: int) -> np.ndarray:
-    """Int (rows,) in 0 to parts - 1: patients dealt out whole, so that each part gets its share of every class.
+def deal(patients: pd.Series, strata: pd.DataFrame, parts: int, seed: int) -> np.ndarray:
+    """Int (slides,) in 0 to parts - 1: patients dealt out whole, so that each part gets its share of every stratum.
 
-    Those with most slides first, in an order otherwise drawn by the seed, each patient goes where its own classes
-    are rarest, then where slides are fewest.
-    The first patients of a class thus go to different parts.
+    `strata` bool (slides, S) says what a slide counts for. Patients with most slides first, in an order
+    otherwise drawn by the seed, each goes where its own strata are rarest, then where slides are fewest.
+    The first patients of a stratum thus go to different parts.
     """
-    patients = np.unique(table["patient_id"])
-    slides = pd.crosstab(table["patient_id"], table["target"]).loc[patients].to_numpy()
-    shares = slides / slides.sum(axis=0)
+    sums = strata.astype(int).groupby(patients).sum()
+    names, slides = sums.index, sums.to_numpy()
+    sizes = patients.value_counts().loc[names].to_numpy()
+    shares = slides / np.maximum(slides.sum(axis=0), 1)
     held, size = np.zeros((parts, slides.shape[1])), np.zeros(parts)
     part_of = {}
-    shuffled = np.random.default_rng(seed).permutation(len(patients))
-    for row in shuffled[np.argsort(-slides[shuffled].sum(axis=1), kind="stable")]:
-        own_classes = held[:, slides[row] > 0].sum(axis=1)
-        part = np.lexsort((size, own_classes.round(9)))[0]
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    for row in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+        own_strata = held[:, slides[row] > 0].sum(axis=1)
+        part = np.lexsort((size, own_strata.round(9)))[0]
         held[part] += shares[row]
-        size[part] += slides[row].sum()
-        part_of[patients[row]] = int(part)
-    return table["patient_id"].map(part_of).to_numpy()
+        size[part] += sizes[row]
+        part_of[names[row]] = int(part)
+    return patients.map(part_of).to_numpy()
+
+
+def _absent(strata: pd.DataFrame) -> str:
+    """The first stratum without a slide, an empty text if all have one."""
+    there = strata.any()
+    return "" if there.all() else str(there.index[~there][0])
 
 
 def _given_folds(table: pd.DataFrame) -> np.ndarray:

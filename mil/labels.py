@@ -1,5 +1,6 @@
 """The labels table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,62 +8,118 @@ import numpy as np
 import pandas as pd
 
 from mil.errors import LabelsError
+from mil.settings import TableSpec
+from mil.task import ANY_OF, ONE_OF, ONE_VS_NORMAL, Task, joined
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labelled slides: the columns `slide_id`, `patient_id`, `label` (all str), `target` (int), and `fold` if given.
+    """Labelled slides: the columns `slide_id`, `patient_id`, `label` (all str), `fold` if given, metadata as they are.
 
-    `target` is the place of the label in `classes`.
+    With one class a slide, `target` (int) is its place in the task's classes. With several labels `label` has those
+    of the slide joined, and `target NAME` (float) is 1, 0, or nan where a label is unknown.
     """
 
     table: pd.DataFrame
-    classes: tuple[str, ...]
+    task: Task
 
     def __len__(self) -> int:
         return len(self.table)
 
+    @property
+    def targets(self) -> np.ndarray:
+        """Int (slides,), or float (slides, K) for several labels a slide."""
+        if self.task.kind == ANY_OF:
+            return self.table[[target_column(name) for name in self.task.classes]].to_numpy(np.float64)
+        return self.table["target"].to_numpy()
 
-def read_labels(path: Path) -> Labels:
+    @property
+    def strata(self) -> pd.DataFrame:
+        """Bool (slides, S): what each fold should have its share of: each class, or each label and its lack."""
+        targets = self.targets
+        if self.task.kind == ANY_OF:
+            columns = {
+                f"{name} {value}": targets[:, k] == value
+                for k, name in enumerate(self.task.classes) for value in (0, 1)
+            }  # fmt: skip
+        else:
+            columns = {name: targets == k for k, name in enumerate(self.task.classes)}
+        return pd.DataFrame(columns, index=self.table.index)
+
+    def at(self, rows: np.ndarray) -> "Labels":
+        """The labels of some slides, by their places or by a bool for each."""
+        return Labels(self.table.iloc[np.arange(len(self))[rows]].reset_index(drop=True), self.task)
+
+
+def target_column(name: str) -> str:
+    """The column of Labels.table with the targets of one of several labels."""
+    return f"target {name}"
+
+
+def read_labels(path: Path, spec: TableSpec | None = None) -> Labels:
     """The labels table; raises LabelsError, naming the row, where it cannot be trained on.
 
     A slide without a patient_id is its own patient. Numeric labels are ordered as numbers, others as text.
+    """
+    spec = spec or TableSpec()
+    table = read_table(path, "labels table", ("slide_id", *spec.label_columns, *spec.metadata))
+    refuse = _Refusal(path)
+    if table.empty:
+        raise LabelsError(f"the labels table {str(path)!r} has no rows; add a row a slide")
+    if "patient_id" not in table:
+        table["patient_id"] = ""
+    table["patient_id"] = table["patient_id"].where(table["patient_id"] != "", table["slide_id"])
+    if len(spec.label_columns) == 1:
+        table, task = _with_classes(table, spec, refuse)
+    else:
+        table, task = _with_several(table, spec, refuse)
+    for column in spec.numeric:
+        numeric(table[column], f"the labels table {str(path)!r}")
+    targets = list(map(target_column, task.classes)) if task.kind == ANY_OF else ["target"]
+    columns = ["slide_id", "patient_id", "label", *targets, *(["fold"] if "fold" in table else []), *spec.metadata]
+    return Labels(table[columns], task)
+
+
+def read_table(path: Path, what: str, needed: Sequence[str]) -> pd.DataFrame:
+    """A CSV with a row a slide, all of it text without blanks around it.
+
+    Raises LabelsError where it cannot be read, lacks a column, or names no slide or the same slide twice in a row.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
     except (OSError, ValueError) as error:
         raise LabelsError(
-            f"cannot read the labels table {str(path)!r} ({error}); give a CSV with slide_id, label"
+            f"cannot read the {what} {str(path)!r} ({error}); give a CSV with {', '.join(needed)}"
         ) from error
     header = [name.strip() for name in table.iloc[0]]
     if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise LabelsError(f"the labels table {str(path)!r} has the column {twice[0]!r} twice; rename one")
+        raise LabelsError(f"the {what} {str(path)!r} has the column {twice[0]!r} twice; rename one")
     table = table.iloc[1:].reset_index(drop=True).set_axis(header, axis=1)
     # A blank too many would make another patient, on the other side of a split.
     table = table.apply(lambda column: column.str.strip())
-    missing = [column for column in ("slide_id", "label") if column not in table]
+    missing = [column for column in needed if column not in table]
     if missing:
         raise LabelsError(
-            f"the labels table {str(path)!r} lacks the column {' and '.join(missing)}; "
-            f"it has {', '.join(table.columns)}"
+            f"the {what} {str(path)!r} lacks the column {' and '.join(missing)}; it has {', '.join(table.columns)}"
         )
-    if table.empty:
-        raise LabelsError(f"the labels table {str(path)!r} has no rows; add a row a slide")
-    for column in ("slide_id", "label"):
-        _refuse_rows(path, table[column] == "", f"has an empty {column}; fill it in or delete the row")
-    twice = table["slide_id"].duplicated()
-    _refuse_rows(path, twice, f"has the slide {_first(table['slide_id'], twice)!r} again; keep one of its rows")
-    classes = tuple(sorted(table["label"].unique(), key=natural))
-    if len(classes) < 2:
+    refuse = _Refusal(path, what)
+    refuse(table["slide_id"] == "", "has an empty slide_id; fill it in or delete the row")
+    twice_rows = table["slide_id"].duplicated()
+    refuse(twice_rows, f"has the slide {_first(table['slide_id'], twice_rows)!r} again; keep one of its rows")
+    return table
+
+
+def numeric(column: pd.Series, where: str) -> pd.Series:
+    """A column of text as float64, nan where it is empty; raises LabelsError, naming the row, for what is no number."""
+    values = pd.to_numeric(column.replace("", None), errors="coerce").astype(np.float64)
+    wrong = ~np.isfinite(values.to_numpy()) & (column != "").to_numpy()
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
         raise LabelsError(
-            f"the labels table {str(path)!r} has one class only ({', '.join(classes)}); training needs two"
+            f"row {row + 2} of {where} has {column.iloc[row]!r} in the numeric column {column.name}; give a number, "
+            "leave it empty where it is unknown, or name the column with --categorical"
         )
-    if "patient_id" not in table:
-        table["patient_id"] = ""
-    table["patient_id"] = table["patient_id"].where(table["patient_id"] != "", table["slide_id"])
-    table["target"] = table["label"].map({label: target for target, label in enumerate(classes)})
-    columns = ["slide_id", "patient_id", "label", "target", *(["fold"] if "fold" in table else [])]
-    return Labels(table[columns], classes)
+    return values
 
 
 def natural(label: str) -> tuple[int, float, str]:
@@ -73,11 +130,53 @@ def natural(label: str) -> tuple[int, float, str]:
         return 1, 0.0, label
 
 
+class _Refusal:
+    """Raises LabelsError for the first row of a table in which something is wrong."""
+
+    def __init__(self, path: Path, what: str = "labels table") -> None:
+        self.path, self.what = path, what
+
+    def __call__(self, wrong: pd.Series, sentence: str) -> None:
+        if wrong.any():
+            row = int(np.flatnonzero(wrong.to_numpy())[0]) + 2  # the header is row 1
+            raise LabelsError(f"row {row} of the {self.what} {str(self.path)!r} {sentence}")
+
+
+def _with_classes(table: pd.DataFrame, spec: TableSpec, refuse: _Refusal) -> tuple[pd.DataFrame, Task]:
+    (column,) = spec.label_columns
+    refuse(table[column] == "", f"has an empty {column}; fill it in or delete the row")
+    classes = tuple(sorted(table[column].unique(), key=natural))
+    if len(classes) < 2:
+        raise LabelsError(
+            f"the labels table {str(refuse.path)!r} has one class only ({', '.join(classes)}); training needs two"
+        )
+    if spec.normal is not None and spec.normal not in classes:
+        raise LabelsError(f"--normal {spec.normal!r} is no label of {str(refuse.path)!r}; it has {', '.join(classes)}")
+    target = table[column].map({label: target for target, label in enumerate(classes)})
+    return table.assign(label=table[column], target=target), Task(
+        classes, ONE_OF if spec.normal is None else ONE_VS_NORMAL, spec.normal
+    )
+
+
+def _with_several(table: pd.DataFrame, spec: TableSpec, refuse: _Refusal) -> tuple[pd.DataFrame, Task]:
+    values = {}
+    for name in spec.label_columns:
+        column = pd.to_numeric(table[name].replace("", None), errors="coerce")
+        wrong = ~(column.isin([0, 1]) | (table[name] == ""))
+        refuse(
+            wrong, f"has {_first(table[name], wrong)!r} in the label column {name}; give 1, 0, or nothing for unknown"
+        )
+        values[name] = column.astype(np.float64)
+        if set(values[name].dropna()) != {0, 1}:
+            raise LabelsError(
+                f"the label column {name!r} of {str(refuse.path)!r} does not have both 0 and 1; leave it out"
+            )
+    known = pd.DataFrame(values)
+    refuse(known.isna().all(axis=1), "has no label that is known; fill one in or delete the row")
+    label = [joined(name for name in values if row[name] == 1) for row in known.to_dict("records")]
+    table = table.assign(label=label, **{target_column(name): column for name, column in values.items()})
+    return table, Task(spec.label_columns, ANY_OF)
+
+
 def _first(column: pd.Series, where: pd.Series) -> str:
     return str(column[where].iloc[0]) if where.any() else ""
-
-
-def _refuse_rows(path: Path, wrong: pd.Series, what: str) -> None:
-    if wrong.any():
-        row = int(np.flatnonzero(wrong.to_numpy())[0]) + 2  # the header is row 1
-        raise LabelsError(f"row {row} of the labels table {str(path)!r} {what}")

@@ -5,6 +5,8 @@ folds that is set aside for them, again by patient.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,92 +17,139 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mil.cohort import Cohort
-from mil.data import BagDataset, Batch, loader, random_symmetry
+from mil.data import BagDataset, Batch, Kept, PixelReader, Reader, loader, random_symmetry, read_feature_tensor
 from mil.errors import ModelError
 from mil.folds import Split
 from mil.log import EpochLog, kept
+from mil.losses import task_loss
+from mil.metadata import MetadataCoder, fit_metadata
 from mil.metrics import auc, log_loss
-from mil.model import MILNet, build_model
+from mil.model import FEATURES, Features, MILNet, build_model, start_from_weights
+from mil.optim import cosine, make_optimizer, prepare
 from mil.predict import pick_device, predict_loader
-from mil.settings import ModelSpec, TrainSpec
+from mil.settings import ModelSpec, TableSpec, TrainSpec
 from tiling.progress import progress
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Augment = Callable[[Tensor], Tensor]
+KEPT_BYTES = 2**30  # features of a cohort up to this size stay in memory; each loader worker has its own
+_PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 class FoldResult(NamedTuple):
-    """The best model of a fold, its probabilities (test slides, K) of the fold it has not seen, and its epochs."""
+    """The best model of a fold, its metadata, its probabilities (test slides, K) of the unseen fold, its epochs."""
 
     model: MILNet
+    metadata: MetadataCoder
     probabilities: np.ndarray
     log: list[EpochLog]
 
 
-def train_fold(cohort: Cohort, split: Split, model_spec: ModelSpec, spec: TrainSpec) -> FoldResult:
+def train_fold(cohort: Cohort, split: Split, model_spec: ModelSpec, spec: TrainSpec, table: TableSpec) -> FoldResult:
     """Train on the training part of a split, keep the epoch that is best on its validation part, predict its test part.
 
-    Raises ModelError where the loss is no longer a number.
+    Without a validation part the last epoch is kept. Raises ModelError where the loss is no longer a number.
     """
     # One process, also in a job of Slurm or beside its srun, which Fabric would otherwise ask for.
-    fabric = Fabric(accelerator=pick_device(spec.device).type, devices=1, plugins=LightningEnvironment())
+    fabric = Fabric(
+        accelerator=pick_device(spec.device).type, devices=1, plugins=LightningEnvironment(),
+        precision=_PRECISIONS[spec.precision],
+    )  # fmt: skip
     torch.manual_seed(spec.seed + split.fold)
-    loaders = _loaders(cohort, split, model_spec.train_px, spec)
-    valid_targets = cohort.labels.table["target"].to_numpy()[split.valid]
-    net = build_model(model_spec, len(cohort.labels.classes), cohort.tile_spec["instances"])
-    model, optimizer = fabric.setup(net, torch.optim.AdamW(net.parameters(), spec.lr, weight_decay=spec.weight_decay))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, spec.epochs * len(loaders.train), spec.lr_end)
+    task = cohort.labels.task
+    metadata = fit_metadata(cohort.labels.table.iloc[split.train], table.categorical, table.numeric)
+    loaders = _loaders(cohort, split, metadata, model_spec.train_px, spec)
+    net = build_model(model_spec, task, cohort.bag_spec, metadata.width)
+    start_from_weights(net, model_spec)
+    if model_spec.standardize:
+        _standardize(net, loaders.train.dataset)
+    prepare(net, spec)
+    model, optimizer = fabric.setup(net, make_optimizer(net, spec))
+    schedule = cosine(optimizer, spec.epochs * len(loaders.train), spec.lr_end / spec.lr)
+    valid_targets = cohort.labels.targets[split.valid]
+    augment = random_symmetry if spec.augment and FEATURES not in cohort.bag_spec else None
     log: list[EpochLog] = []
     best_weights: dict[str, Tensor] = {}
     with progress(spec.epochs, "epoch", f"fold {split.fold}") as bar:
         for epoch in range(spec.epochs):
-            lr = float(schedule.get_last_lr()[0])
-            loss = _train_epoch(fabric, model, optimizer, schedule, loaders.train, spec.augment)
-            chances = predict_loader(model, loaders.valid, fabric.device)
-            valid_loss = log_loss(chances, valid_targets)
-            if not math.isfinite(loss + valid_loss):
+            lr = spec.lr * float(schedule.get_last_lr()[0]) / float(schedule.base_lrs[0])
+            loss = _train_epoch(fabric, model, optimizer, schedule, loaders.train, partial(task_loss, task), augment)
+            valid_loss = valid_auc = math.nan
+            if loaders.valid is not None:
+                chances = predict_loader(model, loaders.valid, task, fabric.device)
+                valid_loss, valid_auc = log_loss(chances, valid_targets), auc(chances, valid_targets)
+            if not math.isfinite(loss) or not (loaders.valid is None or math.isfinite(valid_loss)):
                 raise ModelError(
                     f"the loss of fold {split.fold} became {loss} (validation {valid_loss}) in epoch {epoch}; "
                     "lower --lr"
                 )
-            best = valid_loss < min((row.valid_loss for row in log), default=math.inf)
-            log.append(EpochLog(split.fold, epoch, loss, valid_loss, auc(chances, valid_targets), lr, best))
-            if best:
+            # Without validation each epoch takes the place of the one before.
+            best = loaders.valid is None or valid_loss < min((row.valid_loss for row in log), default=math.inf)
+            log.append(EpochLog(split.fold, epoch, loss, valid_loss, valid_auc, lr, best))
+            if best and loaders.valid is not None:
                 best_weights = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
-            bar.set_postfix(train=f"{loss:.3f}", valid=f"{valid_loss:.3f}", refresh=False)
+            valid = "" if loaders.valid is None else f", valid={valid_loss:.3f}"
+            bar.set_postfix_str(f"train={loss:.3f}{valid}", refresh=False)
             bar.update()
             if epoch - kept(log).epoch >= spec.patience:
                 break
-    net.load_state_dict(best_weights)
-    return FoldResult(net, predict_loader(model, loaders.test, fabric.device), log)
+    if best_weights:
+        net.load_state_dict(best_weights)
+    return FoldResult(net, metadata, predict_loader(model, loaders.test, task, fabric.device), log)
 
 
 class _Loaders(NamedTuple):
     train: DataLoader[Batch]
-    valid: DataLoader[Batch]
+    valid: DataLoader[Batch] | None
     test: DataLoader[Batch]
 
 
-def _loaders(cohort: Cohort, split: Split, px: int, spec: TrainSpec) -> _Loaders:
-    targets = cohort.labels.table["target"].to_numpy()
+def _loaders(cohort: Cohort, split: Split, metadata: MetadataCoder, px: int, spec: TrainSpec) -> _Loaders:
+    targets, columns = cohort.labels.targets, metadata.encode(cohort.labels.table)
+    read: Reader = PixelReader(px)
+    if channels := cohort.bag_spec.get(FEATURES):
+        small = 4 * channels * sum(cohort.sizes) <= KEPT_BYTES
+        read = Kept(read_feature_tensor) if small else read_feature_tensor
 
     def load(rows: np.ndarray, shuffle: bool = False) -> DataLoader[Batch]:
-        dataset = BagDataset([cohort.bags[row] for row in rows], targets[rows].tolist(), px)
+        dataset = BagDataset([cohort.bags[row] for row in rows], targets[rows], read, columns[rows])
         return loader(dataset, spec.batch_size, spec.loader_workers, shuffle, spec.seed + split.fold)
 
-    return _Loaders(load(split.train, shuffle=True), load(split.valid), load(split.test))
+    valid = load(split.valid) if len(split.valid) else None
+    return _Loaders(load(split.train, shuffle=True), valid, load(split.test))
+
+
+def _standardize(net: MILNet, bags: Any) -> None:
+    """Set mean and deviation of the network's input to those of all instances of some bags."""
+    inputs = net.encoder.backbone
+    assert isinstance(inputs, Features), "only features are standardised here"
+    count, total, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for index in range(len(bags)):
+        features = bags[index].instances_N.double()
+        count, total, squares = count + len(features), total + features.sum(0), squares + features.square().sum(0)
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+    inputs.mean.copy_(mean)
+    # A feature that is the same everywhere says nothing: it becomes 0, but for rounding.
+    inputs.deviation.copy_(torch.where(deviation > 1e-6 * mean.abs(), deviation, 1))
 
 
 def _train_epoch(
-    fabric: Fabric, model: nn.Module, optimizer: Any, schedule: Any, batches: DataLoader[Batch], augment: bool
-) -> float:
+    fabric: Fabric, model: nn.Module, optimizer: Any, schedule: Any, batches: DataLoader[Batch], loss_of: Loss,
+    augment: Augment | None,
+) -> float:  # fmt: skip
     """One pass over the training slides; gives the mean loss a slide."""
     model.train()
     total, slides = 0.0, 0
     for batch in batches:
-        tiles, mask, target = (part.to(fabric.device) for part in batch[:3])
+        instances, target, metadata = (
+            part.to(fabric.device) for part in (batch.instances_M, batch.target_B, batch.metadata_BF)
+        )
         try:
-            logits = model(random_symmetry(tiles) if augment else tiles, mask).logits_BK
+            logits = model(instances if augment is None else augment(instances), batch.mask_BN, metadata).logits_BK
         except ValueError as error:  # batch norm has nothing to take a mean of
             raise ModelError(f"{error}; raise --train-px or --batch-size, or tile with more --instances") from error
-        loss = nn.functional.cross_entropy(logits, target)
+        loss = loss_of(logits, target)
         optimizer.zero_grad()
         fabric.backward(loss)
         optimizer.step()

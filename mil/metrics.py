@@ -1,4 +1,8 @@
-"""How good predictions are, with intervals that resample patients (not slides, which are not independent)."""
+"""How good predictions are, with intervals that resample patients (not slides, which are not independent).
+
+Probabilities are (N, K). Targets are int (N,), the place of the true class; or, where a slide may have any of K labels,
+float (N, K), 1 or 0, nan where a label is unknown: figures are then means over the labels, each on what is known of it.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,15 +28,28 @@ Metric = Callable[[np.ndarray, np.ndarray], float]
 
 
 def auc(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Area under the ROC curve of (N, K) probabilities and (N,) targets; for more than two classes the mean of
-    one-against-the-rest. Nan where a class is missing.
+    """Area under the ROC curve; for more than two classes the mean of one-against-the-rest, for labels their mean.
+
+    Nan where a class is missing, or a label is not both there and not.
     """
     classes = probabilities.shape[1]
+    if targets.ndim == 2:
+        return float(np.mean([_known(_label_auc, probabilities, targets, k) for k in range(classes)]))
     if len(np.unique(targets)) < classes:
         return float("nan")
     if classes == 2:
         return _rank_auc(probabilities[:, 1], targets == 1)
     return float(np.mean([_rank_auc(probabilities[:, k], targets == k) for k in range(classes)]))
+
+
+def _label_auc(chances: np.ndarray, targets: np.ndarray) -> float:
+    return _rank_auc(chances, targets == 1) if len(np.unique(targets)) == 2 else float("nan")
+
+
+def _known(metric: Metric, probabilities: np.ndarray, targets: np.ndarray, k: int) -> float:
+    """A metric of label k, on the rows where it is known."""
+    known = ~np.isnan(targets[:, k])
+    return metric(probabilities[known, k], targets[known, k])
 
 
 def _rank_auc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -43,14 +60,26 @@ def _rank_auc(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def log_loss(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Mean negative logarithm of the probability given to the true class; nothing is clamped."""
+    """Mean negative logarithm of the probability given to what is true; nothing is clamped."""
     with np.errstate(divide="ignore"):
+        if targets.ndim == 2:
+            return float(np.mean([_known(_label_loss, probabilities, targets, k) for k in range(targets.shape[1])]))
         return float(-np.log(probabilities[np.arange(len(targets)), targets]).mean())
 
 
+def _label_loss(chances: np.ndarray, targets: np.ndarray) -> float:
+    return float(-np.log(np.where(targets == 1, chances, 1 - chances)).mean()) if len(targets) else float("nan")
+
+
 def accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Share of rows whose most probable class is the true one."""
+    """Share of rows whose most probable class is the true one; of labels that are right when cut at one half."""
+    if targets.ndim == 2:
+        return float(np.mean([_known(_label_accuracy, probabilities, targets, k) for k in range(targets.shape[1])]))
     return float((probabilities.argmax(axis=1) == targets).mean())
+
+
+def _label_accuracy(chances: np.ndarray, targets: np.ndarray) -> float:
+    return float(((chances >= 0.5) == (targets == 1)).mean()) if len(targets) else float("nan")
 
 
 METRICS: dict[str, Metric] = {"auc": auc, "log_loss": log_loss, "accuracy": accuracy}
@@ -73,7 +102,8 @@ def estimate(
     values = values[~np.isnan(values)]
     low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (np.nan, np.nan)
     value = metric(probabilities, targets)
-    if value == 1 and (metric is accuracy or (metric is auc and probabilities.shape[1] == 2)):
+    of_classes = targets.ndim == 1
+    if value == 1 and of_classes and (metric is accuracy or (metric is auc and probabilities.shape[1] == 2)):
         low = _lower_limit_of_one(metric, targets, patients)
     return Estimate(value, float(low), float(high))
 
@@ -101,5 +131,8 @@ def _lower_limit_of_one(metric: Metric, targets: np.ndarray, patients: np.ndarra
 
 def prior_log_loss(targets: np.ndarray) -> float:
     """The log loss of always giving each class its share: what a useful model must beat."""
+    if targets.ndim == 2:
+        labels = [targets[~np.isnan(targets[:, k]), k] for k in range(targets.shape[1])]
+        return float(np.mean([prior_log_loss(label.astype(int)) for label in labels]))
     shares = np.bincount(targets) / len(targets)
     return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())

@@ -1,13 +1,22 @@
-"""MILNet: a backbone on all instances of a batch at once, pooled to one map a slide, and one head."""
+"""MILNet: a network on all instances of a batch at once, pooled to one vector a bag, and one head."""
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mil.backbone import Backbone
-from mil.pooling import POOLINGS, Pooling
-from mil.settings import ModelSpec
+from mil.chunks import in_chunks
+from mil.errors import ModelError
+from mil.guided import GuidedBackbone
+from mil.head import Head, initialise
+from mil.pooling import POOLINGS, Pooling, PoolingOptions, Positions
+from mil.settings import DEFAULT_BACKBONE, ModelSpec
+from mil.task import Task
+from mil.weights import WeightsReport, load_weights
+
+FEATURES = "features"  # in the spec of bags that hold features: how many
 
 
 class MILOutput(NamedTuple):
@@ -17,32 +26,138 @@ class MILOutput(NamedTuple):
     attention_BN: Tensor | None
 
 
-class MILNet(nn.Module):
-    """Slides to logits: backbone, pooling over instances, mean over positions, classifier."""
+class Features(nn.Module):
+    """Stands where the backbone does for bags of features, which come from an encoder of somebody else.
 
-    def __init__(self, backbone: Backbone, pooling: Pooling, classes: int, dropout: float = 0.0) -> None:
+    `mean` and `deviation` (C,) are 0 and 1 unless they were set to those of the training slides.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    def forward(self, features_MC: Tensor) -> Tensor:
+        """Maps (M, C, 1, 1) of features (M, C)."""
+        return ((features_MC.to(self.mean.dtype) - self.mean) / self.deviation)[:, :, None, None]
+
+
+AnyBackbone = Backbone | GuidedBackbone | Features
+
+
+class Embedding(nn.Sequential):
+    """Layers with ReLU and dropout on the channels of maps, the same at every position."""
+
+    def __init__(self, channels: int, widths: tuple[int, ...], dropout: float = 0.0) -> None:
+        layers: list[nn.Module] = []
+        for width_in, width in zip((channels, *widths), widths, strict=False):
+            layers += [nn.Conv2d(width_in, width, 1), nn.ReLU(), nn.Dropout(dropout)]
+        super().__init__(*layers)
+        self.channels = widths[-1] if widths else channels
+
+
+class Encoder(nn.Module):
+    """What each instance goes through alone: backbone, embedding, and the pooling over positions if it comes first."""
+
+    def __init__(self, backbone: AnyBackbone, embedding: Embedding, positions: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
+        self.embedding = embedding
+        self.positions = positions
+
+    def forward(self, instances_M: Tensor) -> Tensor:
+        """Maps (M, C, H, W) of instances (M, …)."""
+        return self.positions(self.embedding(self.backbone(instances_M)))
+
+
+class MILNet(nn.Module):
+    """Bags to logits: an encoder of instances, pooling over them, pooling over positions, head.
+
+    A pooling over positions that commutes with that over instances is done first, so that maps need not be kept.
+    With `instance_chunk` set, that many instances go through the encoder at a time (see mil.chunks).
+    """
+
+    def __init__(
+        self, backbone: AnyBackbone, embedding: Embedding, pooling: Pooling, head: Head, positions: str = "avg"
+    ) -> None:
+        super().__init__()
+        first = positions in pooling.commutes
+        self.encoder = Encoder(backbone, embedding, Positions(positions) if first else nn.Identity())
         self.pooling = pooling
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(pooling.channels, classes))
+        self.positions = nn.Identity() if first else Positions(positions)
+        self.head = head
+        self.instance_chunk: int | None = None
 
-    def forward(self, tiles_BNCHW: Tensor, mask_BN: Tensor) -> MILOutput:
-        """Logits and attention of bags uint8 (B, N, 3, px, px) with mask bool (B, N), True = real."""
-        # Only real instances go through the backbone: padding costs nothing and touches no batch norm.
-        maps_MCHW = self.backbone(tiles_BNCHW[mask_BN])
-        maps_BNCHW = maps_MCHW.new_zeros((*mask_BN.shape, *maps_MCHW.shape[1:]))
-        maps_BNCHW[mask_BN] = maps_MCHW
-        pooled = self.pooling(maps_BNCHW, mask_BN)
-        return MILOutput(self.head(pooled.maps_BCHW.mean(dim=(2, 3))), pooled.attention_BN)
+    def forward(self, instances_M: Tensor, mask_BN: Tensor, metadata_BF: Tensor | None = None) -> MILOutput:
+        """Logits and attention of bags.
+
+        `instances_M` are the instances of all bags, stacked: uint8 (M, 3, px, px) or features (M, C). `mask_BN` bool
+        says whose they are: its True stand for them, in order. It may stay on the CPU: then nothing waits for a GPU.
+        `metadata_BF` float32 is for a head with metadata.
+        """
+        maps_MCHW = in_chunks(self.encoder, instances_M, self.instance_chunk)
+        if maps_MCHW.dtype in (torch.bfloat16, torch.float16):
+            maps_MCHW = maps_MCHW.float()
+        # Sums over many instances, exponentials and probabilities want all digits.
+        with torch.autocast(maps_MCHW.device.type, enabled=False):
+            pooled = self.pooling(unstack(maps_MCHW, mask_BN), mask_BN.to(maps_MCHW.device))
+            logits_BK = self.head(self.positions(pooled.maps_BCHW).flatten(1), metadata_BF)
+        return MILOutput(logits_BK, pooled.attention_BN)
 
 
-def build_model(spec: ModelSpec, classes: int, instances: int) -> MILNet:
-    """The network of a spec, for bags of at most `instances` tiles; raises ModelError for an unknown backbone."""
-    backbone = Backbone(spec.backbone, spec.train_px, spec.pretrained)
-    pooling = POOLINGS[spec.pooling](backbone.channels, instances, spec.attention_hidden)
-    return MILNet(backbone, pooling, classes, spec.dropout)
+def unstack(maps_MCHW: Tensor, mask_BN: Tensor) -> Tensor:
+    """Maps (B, N, C, H, W) of stacked ones (M, C, H, W), each in the place of its True in the mask, else zeros."""
+    bags, longest = mask_BN.shape
+    if bags * longest == len(maps_MCHW):
+        return maps_MCHW.view(bags, longest, *maps_MCHW.shape[1:])
+    places_M = mask_BN.flatten().nonzero().squeeze(1).to(maps_MCHW.device)
+    padded = maps_MCHW.new_zeros((bags * longest, *maps_MCHW.shape[1:])).index_copy(0, places_M, maps_MCHW)
+    return padded.view(bags, longest, *maps_MCHW.shape[1:])
 
 
-def probabilities(logits_BK: Tensor) -> Tensor:
-    """Softmax in float64, so that a confident model's probabilities do not round to 0 and 1."""
-    return torch.softmax(logits_BK.double(), dim=1)
+def build_model(spec: ModelSpec, task: Task, bag_spec: dict[str, Any], metadata: int = 0) -> MILNet:
+    """The network of a spec for bags made as `bag_spec` says, with metadata of that width.
+
+    Raises ModelError for an unknown backbone, and for settings that bags of this kind have no use for.
+    """
+    channels = bag_spec.get(FEATURES)
+    backbone = _features(spec, int(channels)) if channels is not None else _backbone(spec)
+    embedding = Embedding(backbone.channels, spec.embed, spec.embed_dropout)
+    options = PoolingOptions(bag_spec.get("instances"), spec.attention_hidden, spec.temperature)
+    pooling = POOLINGS[spec.pooling](embedding.channels, options)
+    factor = 2 if spec.positions == "both" else 1
+    head = Head(
+        factor * pooling.channels, task.logits, spec.head_hidden, spec.head_activation, spec.head_norm, spec.dropout,
+        metadata, spec.metadata_hidden,
+    )  # fmt: skip
+    initialise(head, spec.head_init)
+    return MILNet(backbone, embedding, pooling, head, spec.positions)
+
+
+def start_from_weights(model: MILNet, spec: ModelSpec) -> WeightsReport | None:
+    """Load the file of `--weights` into the backbone, if there is one; raises ModelError where it does not fit."""
+    if spec.weights is None:
+        return None
+    backbone = model.encoder.backbone
+    inner = backbone.backbone if isinstance(backbone, GuidedBackbone) else backbone
+    assert isinstance(inner, Backbone), "features take no weights"
+    return load_weights(inner, Path(spec.weights))
+
+
+def _backbone(spec: ModelSpec) -> Backbone | GuidedBackbone:
+    if spec.standardize:
+        raise ModelError("--standardize is for bags of features; pixels are scaled as the backbone wants them")
+    backbone = Backbone(spec.backbone or DEFAULT_BACKBONE, spec.train_px, spec.channels, spec.pretrained)
+    return backbone if spec.guided is None else GuidedBackbone(backbone, spec.guided)
+
+
+def _features(spec: ModelSpec, channels: int) -> Features:
+    default = ModelSpec()
+    for name in ("backbone", "pretrained", "weights", "channels", "guided"):
+        if getattr(spec, name) != getattr(default, name):
+            raise ModelError(f"--{name} is for bags of tiles, and these hold features; leave it out")
+    return Features(channels)

@@ -1,5 +1,6 @@
 """Plots of a run."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +26,9 @@ def draw_learning_curves(path: Path, logs: Sequence[Sequence[EpochLog]]) -> None
         epochs = [row.epoch for row in log]
         best = kept(log)
         axis.plot(epochs, [row.train_loss for row in log], color=TRAIN, marker=".", label="training")
-        axis.plot(epochs, [row.valid_loss for row in log], color=VALID, marker=".", label="validation (inner)")
-        axis.plot(best.epoch, best.valid_loss, "o", color=VALID, markersize=9, fillstyle="none", label="kept")
+        if not math.isnan(best.valid_loss):
+            axis.plot(epochs, [row.valid_loss for row in log], color=VALID, marker=".", label="validation (inner)")
+            axis.plot(best.epoch, best.valid_loss, "o", color=VALID, markersize=9, fillstyle="none", label="kept")
         axis.set(title=f"fold {best.fold}", xlabel="epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,7 @@
-"""From the feature maps of a bag's instances to one map: avg, max, logsumexp, concat, attention, gated attention.
+"""From the feature maps of a bag's instances to one map, and from a map to a vector.
 
-Every pooling takes maps (B, N, C, H, W) and a mask (B, N), True = real, and leaves padded instances out exactly.
+Over instances: avg, max, logsumexp, concat, attention, gated attention. Each takes maps (B, N, C, H, W) and a mask
+(B, N), True = real, and leaves padded instances out exactly, whatever is in them. Over positions: avg, max, both.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,13 @@ class Pooled(NamedTuple):
 
 
 class Pooling(nn.Module):
-    """Base of the poolings; `channels` is the depth of the pooled maps."""
+    """Base of the poolings over instances; `channels` is the depth of the pooled maps.
+
+    `commutes` names the poolings over positions that may as well be done before, on each instance: the result is the
+    same, and much less has to be kept.
+    """
+
+    commutes: frozenset[str] = frozenset()
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -34,15 +41,19 @@ class Pooling(nn.Module):
 class Avg(Pooling):
     """Mean over the real instances."""
 
+    commutes = frozenset({"avg"})
+
     def forward(self, maps_BNCHW: Tensor, mask_BN: Tensor) -> Pooled:
         """See Pooling."""
         weights_BN = mask_BN.to(maps_BNCHW.dtype)
         weights_BN = weights_BN / weights_BN.sum(dim=1, keepdim=True)
-        return Pooled(_weighted_sum(maps_BNCHW, weights_BN), weights_BN)
+        return Pooled(_weighted_sum(_fill_padding(maps_BNCHW, mask_BN, 0.0), weights_BN), weights_BN)
 
 
 class Max(Pooling):
-    """Maximum over the real instances, at each channel and position."""
+    """Maximum over the real instances, at each channel and position; instances that tie share the gradient."""
+
+    commutes = frozenset({"max"})
 
     def forward(self, maps_BNCHW: Tensor, mask_BN: Tensor) -> Pooled:
         """See Pooling."""
@@ -50,15 +61,25 @@ class Max(Pooling):
 
 
 class LogSumExp(Pooling):
-    """log Σ exp over the real instances, at each channel and position: a maximum that every instance moves."""
+    """t log Σ exp(h / t) over the real instances, at each channel and position: a maximum that every instance moves.
+
+    With the temperature t towards 0 it becomes the maximum; it exceeds it by at most t log N.
+    """
+
+    def __init__(self, channels: int, temperature: float = 1.0) -> None:
+        super().__init__(channels)
+        self.temperature = temperature
 
     def forward(self, maps_BNCHW: Tensor, mask_BN: Tensor) -> Pooled:
         """See Pooling."""
-        return Pooled(_fill_padding(maps_BNCHW, mask_BN, -torch.inf).logsumexp(dim=1), None)
+        maps = _fill_padding(maps_BNCHW, mask_BN, -torch.inf) / self.temperature
+        return Pooled(self.temperature * maps.logsumexp(dim=1), None)
 
 
 class Concat(Pooling):
     """Instances side by side on the channels, in their order; a short bag is filled up with zeros."""
+
+    commutes = frozenset({"avg", "max"})
 
     def __init__(self, channels: int, instances: int) -> None:
         super().__init__(channels * instances)
@@ -79,8 +100,11 @@ class Concat(Pooling):
 class Attention(Pooling):
     """Sum of the instances weighted by a softmax over learned scores (Ilse et al. 2018, eq. 8).
 
-    The score of an instance comes from its map averaged over positions: w' tanh(V h).
+    The score of an instance comes from its map averaged over positions: w' tanh(V h). Beyond the paper's, both
+    layers have a bias; that of w changes nothing, for the softmax takes it out again.
     """
+
+    commutes = frozenset({"avg"})
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__(channels)
@@ -89,6 +113,7 @@ class Attention(Pooling):
 
     def forward(self, maps_BNCHW: Tensor, mask_BN: Tensor) -> Pooled:
         """See Pooling."""
+        maps_BNCHW = _fill_padding(maps_BNCHW, mask_BN, 0.0)
         scores_BN = self.scores(maps_BNCHW.mean(dim=(3, 4)))
         attention_BN = scores_BN.masked_fill(~mask_BN, -torch.inf).softmax(dim=1)
         return Pooled(_weighted_sum(maps_BNCHW, attention_BN), attention_BN)
@@ -111,14 +136,47 @@ class GatedAttention(Attention):
         return self.score(hidden).squeeze(2)
 
 
-POOLINGS: dict[str, Callable[[int, int, int], Pooling]] = {
-    "avg": lambda channels, instances, hidden: Avg(channels),
-    "max": lambda channels, instances, hidden: Max(channels),
-    "logsumexp": lambda channels, instances, hidden: LogSumExp(channels),
-    "concat": lambda channels, instances, hidden: Concat(channels, instances),
-    "attention": lambda channels, instances, hidden: Attention(channels, hidden),
-    "gated": lambda channels, instances, hidden: GatedAttention(channels, hidden),
+class PoolingOptions(NamedTuple):
+    """What some poolings want to know: instances a bag at most (None: any number), hidden units, temperature."""
+
+    instances: int | None = None
+    hidden: int = 128
+    temperature: float = 1.0
+
+
+def make_concat(channels: int, options: PoolingOptions) -> Concat:
+    """Concat pooling; raises ModelError where bags may be of any size."""
+    if options.instances is None:
+        raise ModelError("concat pooling needs bags of a size known beforehand; choose another --pooling")
+    return Concat(channels, options.instances)
+
+
+POOLINGS: dict[str, Callable[[int, PoolingOptions], Pooling]] = {
+    "avg": lambda channels, options: Avg(channels),
+    "max": lambda channels, options: Max(channels),
+    "logsumexp": lambda channels, options: LogSumExp(channels, options.temperature),
+    "concat": make_concat,
+    "attention": lambda channels, options: Attention(channels, options.hidden),
+    "gated": lambda channels, options: GatedAttention(channels, options.hidden),
 }
+
+
+class Positions(nn.Module):
+    """The positions of a map as one: their mean, their maximum, or both, one behind the other on the channels."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.factor = 2 if kind == "both" else 1  # output channels for an input channel
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (…, factor · C, 1, 1) of maps (…, C, H, W)."""
+        parts = []
+        if self.kind in ("avg", "both"):
+            parts.append(maps.mean(dim=(-2, -1), keepdim=True))
+        if self.kind in ("max", "both"):
+            parts.append(maps.amax(dim=(-2, -1), keepdim=True))
+        return torch.cat(parts, dim=-3)
 
 
 def _weighted_sum(maps_BNCHW: Tensor, weights_BN: Tensor) -> Tensor:

@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from tiling.features import FeatureBag
 from torch import Tensor
 
 from mil.checkpoint import ModelCard, load_model
 from mil.data import Batch, bag_tensor
 from mil.errors import RunError, SettingsError
-from mil.model import MILNet, probabilities
+from mil.losses import probabilities
+from mil.model import FEATURES, MILNet
+from mil.task import Task
 from tiling.bag import Bag
 from tiling.output import replacing
 
@@ -22,11 +25,26 @@ METRICS_FILE = "metrics.json"  # written last: a run that has it is finished
 
 
 class Run(NamedTuple):
-    """A finished training: the models of its folds on one device, and what they have in common."""
+    """A finished training: the models of its folds on one device, each with its card."""
 
     models: tuple[MILNet, ...]
-    card: ModelCard
+    cards: tuple[ModelCard, ...]
     device: torch.device
+
+    @property
+    def card(self) -> ModelCard:
+        """What the folds have in common: all but fold, epoch, and what metadata were fitted to."""
+        return self.cards[0]
+
+    @property
+    def px(self) -> int:
+        """Side at which tiles are given to the models, in pixels."""
+        return self.card.model.train_px
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether it was trained on bags of features and not of tiles."""
+        return FEATURES in self.card.bag_spec
 
 
 class Prediction(NamedTuple):
@@ -43,18 +61,27 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def load_run(folder: Path, device: torch.device) -> Run:
-    """The run in a folder; raises RunError where it is unfinished, damaged or of another version."""
+def load_run(folder: Path, device: torch.device, instance_chunk: int | None = None) -> Run:
+    """The run in a folder; raises RunError where it is unfinished, damaged or of another version.
+
+    Its models take `instance_chunk` instances at a time, or all at once.
+    """
     if not folder.is_dir():
         raise RunError(f"no such run: {str(folder)!r}; give the folder that train.py wrote")
     models, cards = zip(*(load_model(fold) for fold in fold_folders(folder)), strict=True)
     for card in cards[1:]:
-        if (card.model, card.classes, card.tile_spec) != (cards[0].model, cards[0].classes, cards[0].tile_spec):
+        if _shared(card) != _shared(cards[0]):
             raise RunError(
-                f"the folds {cards[0].fold} and {card.fold} of the run {str(folder)!r} differ in model, classes or "
-                "tiles and cannot be averaged; train again"
+                f"the folds {cards[0].fold} and {card.fold} of the run {str(folder)!r} differ in model, classes, "
+                "bags or metadata and cannot be averaged; train again"
             )
-    return Run(tuple(model.to(device) for model in models), cards[0], device)
+    for model in models:
+        model.to(device).instance_chunk = instance_chunk
+    return Run(models, cards, device)
+
+
+def _shared(card: ModelCard) -> tuple[Any, ...]:
+    return card.model, card.task, card.bag_spec, card.metadata.columns
 
 
 def fold_folders(folder: Path) -> list[Path]:
@@ -73,45 +100,55 @@ def fold_folders(folder: Path) -> list[Path]:
 
 
 @torch.inference_mode()
-def predict_bag(run: Run, bag: Bag) -> Prediction:
-    """The mean over the folds of a run of the probabilities and the attention for one bag."""
-    tiles = bag_tensor(bag, run.card.model.train_px)[None].to(run.device)
-    mask = torch.ones(tiles.shape[:2], dtype=torch.bool, device=run.device)
-    outputs = [model(tiles, mask) for model in run.models]
-    mean = torch.stack([probabilities(output.logits_BK)[0] for output in outputs]).mean(0)
+def predict_bag(run: Run, bag: Bag | FeatureBag, metadata: pd.DataFrame | None = None) -> Prediction:
+    """The mean over the folds of a run of the probabilities and the attention for one bag.
+
+    `metadata` is a table of one row of text with the columns the run was trained with; None: all of it is unknown.
+    """
+    instances = torch.from_numpy(bag.features_NC) if isinstance(bag, FeatureBag) else bag_tensor(bag, run.px)
+    instances, mask = instances.to(run.device), torch.ones(1, len(instances), dtype=torch.bool)
+    if metadata is None:
+        metadata = pd.DataFrame([dict.fromkeys(run.card.metadata.columns, "")])
+    outputs = [
+        model(instances, mask, torch.from_numpy(card.metadata.encode(metadata)).to(run.device))
+        for model, card in zip(run.models, run.cards, strict=True)
+    ]
+    task = run.card.task
+    mean = torch.stack([probabilities(task, output.logits_BK)[0] for output in outputs]).mean(0)
     attentions = [output.attention_BN[0].double() for output in outputs if output.attention_BN is not None]
     attention = torch.stack(attentions).mean(0).cpu().numpy() if attentions else None
     return Prediction(mean.cpu().numpy(), attention)
 
 
 @torch.inference_mode()
-def predict_loader(model: torch.nn.Module, batches: Iterable[Batch], device: torch.device) -> np.ndarray:
+def predict_loader(model: torch.nn.Module, batches: Iterable[Batch], task: Task, device: torch.device) -> np.ndarray:
     """Probabilities float64 (slides, K) in the dataset's order; the model is left as it was, training or not."""
     was_training = model.training
     model.eval()
     rows: list[Tensor] = []
     order: list[Tensor] = []
     for batch in batches:
-        rows.append(probabilities(model(batch.tiles_BNCHW.to(device), batch.mask_BN.to(device)).logits_BK).cpu())
+        output = model(batch.instances_M.to(device), batch.mask_BN, batch.metadata_BF.to(device))
+        rows.append(probabilities(task, output.logits_BK).cpu())
         order.append(batch.index_B)
     model.train(was_training)
     return torch.cat(rows)[torch.cat(order).argsort()].numpy()
 
 
 def prediction_row(
-    slide_id: str, patient_id: str, classes: Sequence[str], tiles: int = 0,
+    slide_id: str, patient_id: str, task: Task, tiles: int = 0,
     chances: np.ndarray | None = None, error: str = "", **more: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """A row of a predictions table; without probabilities (`chances`) it is that of a failed slide."""
     failed = chances is None
-    values = [None] * len(classes) if chances is None else [float(chance) for chance in chances]
+    values = [None] * len(task.classes) if chances is None else [float(chance) for chance in chances]
     return {
         "slide_id": slide_id,
         "patient_id": patient_id,
         **more,
         "tiles": tiles,
-        **{f"prob_{label}": value for label, value in zip(classes, values, strict=True)},
-        "predicted": "" if chances is None else classes[int(np.argmax(chances))],
+        **{f"prob_{label}": value for label, value in zip(task.classes, values, strict=True)},
+        "predicted": "" if chances is None else task.predicted(chances),
         "status": FAILED if failed else OK,
         "error": error,
     }

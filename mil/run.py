@@ -2,8 +2,9 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from mil.errors import RunError
 from mil.folds import Split, make_folds, make_splits
 from mil.log import EpochLog, kept
 from mil.loop import train_fold
+from mil.metadata import fit_metadata
 from mil.metrics import Estimate, auc, estimate_all, log_loss, prior_log_loss
-from mil.model import build_model
+from mil.model import FEATURES, build_model, start_from_weights
+from mil.optim import make_optimizer, prepare
 from mil.plots import draw_learning_curves
 from mil.predict import METRICS_FILE, pick_device, prediction_row, write_predictions
-from mil.settings import ModelSpec, TrainSpec
-from tiling.bag import read_header
+from mil.settings import DEFAULT_BACKBONE, ModelSpec, TableSpec, TrainSpec
 from tiling.output import replacing, write_table
 
 
@@ -36,37 +38,51 @@ def make_run_folder(out: Path) -> None:
 
 
 def train_run(
-    cohort: Cohort, out: Path, model_spec: ModelSpec, spec: TrainSpec, sources: Mapping[str, str] | None = None
-) -> dict[str, Estimate]:
+    cohort: Cohort, out: Path, model_spec: ModelSpec, spec: TrainSpec, table: TableSpec | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> dict[str, Estimate]:  # fmt: skip
     """Train all folds into the run folder `out` and give the out-of-fold metrics, as they stand in metrics.json.
 
-    `sources` (where bags and labels came from) is saved with the settings in config.yaml. What can be refused is
-    refused before the folder is made: LabelsError, ModelError, SettingsError or RunError.
+    `table` says what the labels were read with; `sources` (where bags and labels came from) is saved with the settings
+    in config.yaml. What can be refused is refused before the folder is made: LabelsError, ModelError, SettingsError or
+    RunError.
     """
-    table = cohort.labels.table
-    fold_of = make_folds(cohort.labels, spec.folds, spec.seed)
-    splits = make_splits(cohort.labels, fold_of, spec.valid_share, spec.seed)
+    table, labels = table or TableSpec(), cohort.labels
+    fold_of = make_folds(labels, spec.folds, spec.seed)
+    splits = make_splits(labels, fold_of, spec.valid_share, spec.seed)
     pick_device(spec.device)
-    build_model(model_spec, len(cohort.labels.classes), cohort.tile_spec["instances"])
+    if model_spec.backbone is None and FEATURES not in cohort.bag_spec:
+        model_spec = replace(model_spec, backbone=DEFAULT_BACKBONE)
+    _try(cohort, model_spec, spec, table)
     make_run_folder(out)
-    config = {**(sources or {}), **asdict(model_spec), **asdict(spec)}
+    config = {**(sources or {}), **asdict(table), **asdict(model_spec), **asdict(spec)}
     (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     columns = ["slide_id", "patient_id", "label", "fold"]
-    write_table(out / "folds.csv", columns, table.assign(fold=fold_of)[columns].itertuples(index=False))
-    probabilities = np.full((len(table), len(cohort.labels.classes)), np.nan)
+    write_table(out / "folds.csv", columns, labels.table.assign(fold=fold_of)[columns].itertuples(index=False))
+    probabilities = np.full((len(labels), len(labels.task.classes)), np.nan)
     logs: list[list[EpochLog]] = []
     for split in splits:
-        result = train_fold(cohort, split, model_spec, spec)
-        card = ModelCard(model_spec, cohort.labels.classes, cohort.tile_spec, split.fold, kept(result.log).epoch)
+        result = train_fold(cohort, split, model_spec, spec, table)
+        card = ModelCard(model_spec, labels.task, cohort.bag_spec, result.metadata, split.fold, kept(result.log).epoch)
         save_model(out / f"fold_{split.fold}", result.model, card)
         probabilities[split.test] = result.probabilities
         logs.append(result.log)
         write_table(out / "log.csv", EpochLog._fields, [row for log in logs for row in log])
     write_predictions(out / "oof.csv", _oof_rows(cohort, fold_of, probabilities))
     draw_learning_curves(out / "learning_curves.png", logs)
-    estimates = estimate_all(probabilities, table["target"].to_numpy(), table["patient_id"].to_numpy())
+    estimates = estimate_all(probabilities, labels.targets, labels.table["patient_id"].to_numpy())
     _write_json(out / METRICS_FILE, _metrics(cohort, splits, logs, probabilities, estimates))
     return estimates
+
+
+def _try(cohort: Cohort, model_spec: ModelSpec, spec: TrainSpec, table: TableSpec) -> None:
+    """Build the network and its optimiser once, so that what does not fit is refused; says what weights it got."""
+    width = fit_metadata(cohort.labels.table, table.categorical, table.numeric).width
+    net = build_model(model_spec, cohort.labels.task, cohort.bag_spec, width)
+    if report := start_from_weights(net, model_spec):
+        sys.stderr.write(f"{report}\n")
+    prepare(net, spec)
+    make_optimizer(net, spec)
 
 
 def _metrics(
@@ -77,8 +93,7 @@ def _metrics(
     estimates: dict[str, Estimate],
 ) -> dict[str, Any]:
     """What metrics.json says."""
-    table = cohort.labels.table
-    targets = table["target"].to_numpy()
+    table, targets = cohort.labels.table, cohort.labels.targets
     folds = [
         {
             "fold": split.fold,
@@ -102,19 +117,18 @@ def _metrics(
 
 def _oof_rows(cohort: Cohort, fold_of: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
     """A row for every labelled slide, those without a bag included."""
-    classes = cohort.labels.classes
+    task = cohort.labels.task
     scored = [
         prediction_row(
-            slide["slide_id"], slide["patient_id"], classes, read_header(bag).tiles, chances,
-            label=slide["label"], fold=str(fold),
+            slide["slide_id"], slide["patient_id"], task, size, chances, label=slide["label"], fold=str(fold)
         )
-        for slide, bag, fold, chances in zip(
-            cohort.labels.table.to_dict("records"), cohort.bags, fold_of, probabilities, strict=True
+        for slide, size, fold, chances in zip(
+            cohort.labels.table.to_dict("records"), cohort.sizes, fold_of, probabilities, strict=True
         )
-    ]  # fmt: skip
+    ]
     skipped = [
         prediction_row(
-            slide["slide_id"], slide["patient_id"], classes, error=slide["error"], label=slide["label"], fold=""
+            slide["slide_id"], slide["patient_id"], task, error=slide["error"], label=slide["label"], fold=""
         )
         for slide in cohort.missing.to_dict("records")
     ]

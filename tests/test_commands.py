@@ -15,6 +15,7 @@ import train
 from tests.conftest import TILING_FLAGS, TRAIN_FLAGS, CohortFiles, Trained, paint
 from tiling import __main__ as tile
 from tiling import merge, status
+from tiling.features import write_features
 from tiling.manifest import NOT_TILED
 from tiling.slide import write_pyramid
 
@@ -241,7 +242,7 @@ class TestTrain:
             (["--backbone", "resnet_18"], "timm has no model 'resnet_18'; did you mean"),
             (["--folds", "9"], "has 6 patients, fewer than the 9 folds; lower --folds to 6"),
             (["--lr", "fast"], "--lr 'fast' is not a number"),
-            (["--valid-share", "2"], "--valid-share must be from 0.01 to 0.5, not 2"),
+            (["--valid-share", "2"], "--valid-share must be from 0 to 0.5, not 2"),
         ],
     )
     def test_wrong_flags(
@@ -262,6 +263,104 @@ class TestTrain:
         labels = self.labels(tmp_path, "slide_id,label\na,0\nb,1\n")
         arguments = ("--bags", tmp_path / "none", "--labels", labels, "--out", tmp_path / "run", "--config", preset)
         assert "no such folder of bags" in refusal(train.main, *arguments)
+
+
+class TestSeveralLabels:
+    def test_from_table_to_scores(self, trained: Trained, tmp_path: Path) -> None:
+        rows = [f"s{i:02d},{i % 2},{'' if i == 5 else int(i % 4 < 2)}" for i in range(12)]
+        (tmp_path / "labels.csv").write_text("\n".join(["slide_id,tumour,necrosis", *rows]) + "\n")
+        run, out = tmp_path / "run", tmp_path / "scores.csv"
+        flags = ["--bags", str(trained.bags), "--labels", str(tmp_path / "labels.csv"), "--out", str(run), *TRAIN_FLAGS]
+        assert train.main([*flags, "--label-columns", "tumour", "necrosis", "--valid-share", "0"]) == 0
+        assert infer.main(["--run", str(run), "--bags", str(trained.bags), "--out", str(out)]) == 0
+        assert {"prob_tumour", "prob_necrosis"} <= set(pd.read_csv(out))
+        oof = pd.read_csv(run / "oof.csv", keep_default_na=False)
+        assert oof["label"].tolist()[:6] == ["necrosis", "tumour;necrosis", "", "tumour", "necrosis", "tumour"]
+        # The saved settings hold the columns, so that they train the same again.
+        assert train.main(["--config", str(run / "config.yaml"), "--out", str(tmp_path / "again")]) == 0
+        assert (tmp_path / "again" / "oof.csv").read_bytes() == (run / "oof.csv").read_bytes()
+
+
+class TestMetadata:
+    @pytest.fixture
+    def run(self, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+        rows = [
+            f"s{i:02d},{'tumour' if i % 2 else 'normal'},{'skin' if i < 6 else 'colon'},{50 + i}" for i in range(12)
+        ]
+        (tmp_path / "labels.csv").write_text("\n".join(["slide_id,label,site,age", *rows]) + "\n")
+        out = tmp_path / "run"
+        flags = ["--bags", str(trained.bags), "--labels", str(tmp_path / "labels.csv"), "--out", str(out), *TRAIN_FLAGS]
+        assert (
+            train.main([*flags, "--categorical", "site", "--numeric", "age", "--head-hidden", "8", "--head-norm"]) == 0
+        )
+        capsys.readouterr()
+        return out
+
+    def test_unseen_and_missing_are_unknown(self, run: Path, trained: Trained, tmp_path: Path) -> None:
+        table, out = tmp_path / "metadata.csv", tmp_path / "scores.csv"
+        table.write_text("slide_id,age,site,else\ns01,51,skin,x\ns02,,brain,x\n")  # and no row for the others
+        flags = ["--run", str(run), "--bags", str(trained.bags), "--metadata", str(table), "--out", str(out)]
+        assert infer.main(flags) == 0
+        assert (pd.read_csv(out)["status"] == "ok").all()
+
+    def test_refused(self, refusal: Refusal, run: Path, trained: Trained, tmp_path: Path) -> None:
+        table = tmp_path / "metadata.csv"
+        given = ("--bags", trained.bags, "--out", tmp_path / "scores.csv")
+        assert "the run was trained with the metadata site, age: give --metadata TABLE" in refusal(
+            infer.main, "--run", run, *given
+        )
+        assert "trained without metadata; leave --metadata out" in refusal(
+            infer.main, "--run", trained.run, *given, "--metadata", table
+        )
+        for text, sentence in (
+            ("slide_id,age\ns01,5\n", "lacks the column site"),
+            ("slide_id,site,age\ns01,skin,5\ns02,skin,old\n", "row 3 of the metadata table '{}' has 'old' in the"),
+        ):
+            table.write_text(text)
+            assert sentence.format(table) in refusal(infer.main, "--run", run, *given, "--metadata", table)
+
+
+class TestFeatures:
+    @pytest.fixture
+    def features(self, tmp_path: Path) -> Path:
+        """Files as CLAM writes them, for the slides of the cohort; those of the tumours lie elsewhere."""
+        random = np.random.default_rng(0)
+        (tmp_path / "h5_files").mkdir()
+        for index in range(12):
+            vectors = random.normal(0, 1, (5 + index, 8)).astype(np.float32)
+            vectors[:, 0] += 5 * (index % 2)
+            coords = random.integers(0, 50_000, (5 + index, 2))
+            write_features(tmp_path / "h5_files" / f"s{index:02d}.h5", vectors, coords, patch_level=0, patch_size=256)
+        return tmp_path / "h5_files"
+
+    def test_train_and_score(self, trained: Trained, features: Path, tmp_path: Path) -> None:
+        run, out = tmp_path / "run", tmp_path / "scores.csv"
+        flags = ["--bags", str(features), "--labels", str(trained.labels), "--out", str(run), "--folds", "2"]
+        settings = ["--embed", "16", "--epochs", "30", "--valid-share", "0", "--lr", "1e-2", "--device", "cpu"]
+        assert train.main([*flags, *settings]) == 0
+        assert infer.main(["--run", str(run), "--bags", str(features), "--out", str(out)]) == 0
+        scores = pd.read_csv(out)
+        assert scores["tiles"].tolist() == list(range(5, 17))
+        assert scores["predicted"].tolist() == ["normal", "tumour"] * 6
+
+    def test_what_does_not_go_together(
+        self, refusal: Refusal, trained: Trained, features: Path, tmp_path: Path
+    ) -> None:
+        given = ("--bags", features, "--labels", trained.labels, "--out", tmp_path / "run")
+        assert "--backbone is for bags of tiles, and these hold features" in refusal(train.main, *given, *TRAIN_FLAGS)
+        assert "concat pooling needs bags of a size known beforehand" in refusal(
+            train.main, *given, "--folds", 2, "--pooling", "concat"
+        )
+        shutil.copy(trained.bags / "s03.h5", features / "s03.h5")
+        assert "'s03.h5' is " in refusal(train.main, *given, "--folds", 2).replace(f"{features}/", "")
+        assert not (tmp_path / "run").exists()
+
+    def test_run_on_bags_of_another_kind(self, trained: Trained, features: Path, tmp_path: Path) -> None:
+        out = tmp_path / "scores.csv"
+        assert infer.main(["--run", str(trained.run), "--bags", str(features), "--out", str(out)]) == 1
+        scores = pd.read_csv(out)
+        assert (scores["status"] == "failed").all()
+        assert scores["error"].str.contains("is an HDF5 file but no bag").all()
 
 
 class TestInfer:
@@ -355,10 +454,10 @@ class TestInfer:
 
         real = predict.predict_bag
 
-        def sometimes(run: object, bag: object) -> object:
+        def sometimes(run: object, bag: object, metadata: object) -> object:
             if bag.header.slide_id == "s05":  # type: ignore[attr-defined]
                 raise RuntimeError("out of memory")
-            return real(run, bag)  # type: ignore[arg-type]
+            return real(run, bag, metadata)  # type: ignore[arg-type]
 
         monkeypatch.setattr(predict, "predict_bag", sometimes)
         out = tmp_path / "scores.csv"
@@ -377,11 +476,11 @@ class TestInfer:
 
         real, seen = predict.predict_bag, []
 
-        def interrupted(run: object, bag: object) -> object:
+        def interrupted(run: object, bag: object, metadata: object) -> object:
             seen.append(bag)
             if len(seen) == 4:
                 raise KeyboardInterrupt
-            return real(run, bag)  # type: ignore[arg-type]
+            return real(run, bag, metadata)  # type: ignore[arg-type]
 
         monkeypatch.setattr(predict, "predict_bag", interrupted)
         out = tmp_path / "scores.csv"
@@ -412,9 +511,9 @@ class TestInfer:
     def test_run_of_another_version(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
         run = Path(shutil.copytree(trained.run, tmp_path / "run"))
         card = run / "fold_1" / "model.json"
-        card.write_text(card.read_text().replace('"format_version": 1', '"format_version": 2'))
+        card.write_text(card.read_text().replace('"format_version": 2', '"format_version": 1'))
         found = refusal(infer.main, "--run", run, "--bags", trained.bags, "--out", tmp_path / "scores.csv")
-        assert "is gigabag-model version 2, this program reads gigabag-model version 1" in found
+        assert "is gigabag-model version 1, this program reads gigabag-model version 2" in found
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, Namespace
 
@@ -44,8 +44,13 @@ def add_settings(parser: ArgumentParser, settings: type, title: str) -> None:
     hints = get_type_hints(settings)
     for field in fields(settings):
         flag, hint = "--" + field.name.replace("_", "-"), hints[field.name]
-        kind = {"action": ActionYesNo(yes_prefix="", no_prefix="no-")} if hint is bool else {"type": hint}
-        group.add_argument(flag, default=field.default, help=field.metadata["help"], **kind)
+        kind: dict[str, Any] = {"type": hint}
+        if hint is bool:
+            kind = {"action": ActionYesNo(yes_prefix="", no_prefix="no-")}
+        elif get_origin(hint) is tuple:
+            kind = {"type": get_args(hint)[0], "nargs": "*"}
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        group.add_argument(flag, default=default, help=field.metadata["help"], **kind)
 
 
 def add_workers(parser: ArgumentParser, what: str) -> None:
@@ -96,7 +101,8 @@ def time_limit_from(args: Namespace) -> float:
 
 def settings_from(args: Namespace, settings: type[Settings]) -> Settings:
     """The settings dataclass filled from parsed arguments."""
-    return settings(**{field.name: args[field.name] for field in fields(settings)})  # type: ignore[arg-type]
+    values = {field.name: args[field.name] for field in fields(settings)}  # type: ignore[arg-type]
+    return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def run(

@@ -41,9 +41,9 @@ def check(settings: Any, error: type[Exception], **ranges: Range) -> None:
     for each in fields(settings):
         name, value = each.name, getattr(settings, each.name)
         flag = "--" + name.replace("_", "-")
-        options = get_args(hints[name]) if get_origin(hints[name]) is Literal else None
-        if options is not None and value not in options:
-            raise error(f"{flag} is one of {', '.join(map(str, options))}, not {value!r}")
+        options = _options(hints[name])
+        if isinstance(value, str) and options and value not in options:
+            raise error(f"{flag} is one of {', '.join(options)}, not {value!r}")
         if value is None:
             if type(None) not in get_args(hints[name]):
                 raise error(f"{flag} needs a value, not null")
@@ -55,3 +55,10 @@ def check(settings: Any, error: type[Exception], **ranges: Range) -> None:
         allowed = ranges[name]
         if not value >= allowed.least or (allowed.most is not None and value > allowed.most):
             raise error(f"{flag} must be {allowed}, not {value!r}")
+
+
+def _options(hint: Any) -> tuple[str, ...]:
+    """The words that a setting of this type may be, none if it may be any."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(option for part in get_args(hint) for option in _options(part))

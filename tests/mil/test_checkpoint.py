@@ -1,6 +1,7 @@
 """A model comes back as it was saved, or is refused with a sentence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,24 +9,35 @@ import torch
 
 from mil.checkpoint import ModelCard, load_model, read_card, save_model
 from mil.errors import RunError
-from mil.model import build_model
+from mil.metadata import MetadataCoder
+from mil.model import MILNet, build_model
 from mil.settings import ModelSpec
+from mil.task import Task
 
 CARD = ModelCard(
-    ModelSpec(backbone="test_resnet", train_px=32, pooling="concat"), ("a", "b", "c"), {"instances": 4}, 2, 7
+    ModelSpec(backbone="test_resnet", train_px=32, pooling="concat", embed=(8,)),
+    Task(("a", "b", "c"), "one vs normal", "b"),
+    {"instances": 4},
+    MetadataCoder({"site": ("colon", "skin")}, {"age": (50.0, 10.0)}),
+    2,
+    7,
 )
+
+
+def build() -> MILNet:
+    return build_model(CARD.model, CARD.task, CARD.bag_spec, CARD.metadata.width)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save_model(tmp_path / "fold_2", build_model(CARD.model, 3, 4), CARD)
+    save_model(tmp_path / "fold_2", build(), CARD)
     return tmp_path / "fold_2"
 
 
 def test_round_trip(folder: Path) -> None:
     torch.manual_seed(0)
-    saved = build_model(CARD.model, 3, 4)
+    saved = build()
     model, card = load_model(folder)
     assert card == CARD
     assert not model.training
@@ -35,9 +47,9 @@ def test_round_trip(folder: Path) -> None:
 
 
 def test_weights_are_never_fetched_again(tmp_path: Path) -> None:
-    card = ModelCard(ModelSpec(backbone="test_resnet", pretrained=True), ("a", "b"), {"instances": 4}, 0, 0)
-    save_model(tmp_path, build_model(ModelSpec(backbone="test_resnet"), 2, 4), card)
-    assert read_card(tmp_path).model.pretrained is False
+    for wanted in (replace(CARD.model, pretrained=True), replace(CARD.model, weights="gone.safetensors")):
+        save_model(tmp_path, build(), replace(CARD, model=wanted))
+        assert read_card(tmp_path).model == CARD.model
 
 
 def change(folder: Path, **values: object) -> None:
@@ -48,7 +60,7 @@ def change(folder: Path, **values: object) -> None:
 def test_other_version(folder: Path) -> None:
     change(folder, format_version=99)
     with pytest.raises(
-        RunError, match="is gigabag-model version 99, this program reads gigabag-model version 1; train again"
+        RunError, match="is gigabag-model version 99, this program reads gigabag-model version 2; train again"
     ):
         load_model(folder)
 
@@ -65,9 +77,18 @@ def test_damaged_card(folder: Path, text: str) -> None:
         load_model(folder)
 
 
-@pytest.mark.parametrize("spec", [None, {}, {"instances": None}])
-def test_tile_spec_of_no_use(folder: Path, spec: object) -> None:
-    change(folder, tile_spec=spec)
+@pytest.mark.parametrize("spec", [None, {}, {"instances": None}, {"features": "many"}])
+def test_bag_spec_of_no_use(folder: Path, spec: object) -> None:
+    change(folder, bag_spec=spec)
+    with pytest.raises(RunError, match="is no model card"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, {}, {"categories": [], "scales": {}}, {"categories": {}, "scales": {"a": [0, 0]}}]
+)
+def test_metadata_of_no_use(folder: Path, metadata: object) -> None:
+    change(folder, metadata=metadata)
     with pytest.raises(RunError, match="is no model card"):
         load_model(folder)
 
@@ -92,6 +113,6 @@ def test_weights_cut_short(folder: Path) -> None:
 
 
 def test_weights_of_another_model(folder: Path) -> None:
-    change(folder, classes=["a", "b"])
+    change(folder, task={"classes": ["a", "b", "c"]})
     with pytest.raises(RunError, match="does not hold the weights of this model .*size mismatch"):
         load_model(folder)

@@ -29,7 +29,7 @@ def labels(cohort: CohortFiles) -> Labels:
 def test_all_match(labels: Labels, folder: Path) -> None:
     found = gather(labels, folder, skip_missing=False)
     assert [ref.path.stem for ref in found.bags] == found.labels.table["slide_id"].tolist()
-    assert (found.tile_spec["size"], found.tile_spec["instances"]) == (32, 6)
+    assert (found.bag_spec["size"], found.bag_spec["instances"]) == (32, 6)
     assert (len(found.missing), found.unlabelled) == (0, [])
 
 
@@ -97,7 +97,7 @@ def test_bags_with_and_without_small_copies(labels: Labels, folder: Path, cohort
 
     flags = [*TILING_FLAGS, "--overwrite", "--train-px", "16"]
     assert main([str(cohort.slides / "s05.tiff"), "--out", str(folder), *flags]) == 0
-    with pytest.raises(LabelsError, match=r"'.*s05.h5' were made with different train_px; tile all slides"):
+    with pytest.raises(LabelsError, match=r"'.*s05.h5' were made with different train_px; make the bags"):
         gather(labels, folder, skip_missing=False)
 
 
@@ -109,7 +109,7 @@ def test_merged_file_is_as_good_as_the_folder(labels: Labels, folder: Path, tmp_
     assert merge.main([str(folder), "--out", str(merged)]) == 0
     one, other = (gather(labels, path, skip_missing=True) for path in (folder, merged))
     assert other.bags[0] == BagRef(merged, "/bags/s00")
-    assert (one.tile_spec, one.unlabelled) == (other.tile_spec, other.unlabelled)
+    assert (one.bag_spec, one.unlabelled) == (other.bag_spec, other.unlabelled)
     assert one.labels.table.equals(other.labels.table)
     assert one.missing.equals(other.missing)
     with pytest.raises(LabelsError, match=r"the first is 's03' \(it is cut short\)"):

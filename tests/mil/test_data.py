@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiling.features import write_features
 
-from mil.data import BagDataset, Item, collate, loader, random_symmetry
+from mil.data import BagDataset, Item, PixelReader, collate, loader, random_symmetry, read_feature_tensor
 from tests.tiling.test_bag import make_bag
 from tiling import merge
 from tiling.bag import merged_ref, read_bag, write_bag, write_merged
@@ -17,10 +18,23 @@ from tiling.errors import BagError
 
 def test_dataset_gives_the_tiles_best_first(bags: Path) -> None:
     path = bags / "s01.h5"
-    item = BagDataset([path], [1], 32)[0]
-    assert (item.tiles_NCHW.dtype, item.tiles_NCHW.shape, item.target) == (torch.uint8, (6, 3, 32, 32), 1)
-    np.testing.assert_array_equal(item.tiles_NCHW[2].permute(1, 2, 0).numpy(), read_bag(path).tile(2))
-    assert BagDataset([path], [1], 20)[0].tiles_NCHW.shape == (6, 3, 20, 20)
+    item = BagDataset([path], np.array([1]), PixelReader(32))[0]
+    assert (item.instances_N.dtype, item.instances_N.shape, item.target) == (torch.uint8, (6, 3, 32, 32), 1)
+    np.testing.assert_array_equal(item.instances_N[2].permute(1, 2, 0).numpy(), read_bag(path).tile(2))
+    assert item.metadata_F.shape == (0,)
+    assert PixelReader(20)(path).shape == (6, 3, 20, 20)
+
+
+def test_dataset_of_features(tmp_path: Path) -> None:
+    features = np.arange(6, dtype=np.float16).reshape(3, 2)
+    write_features(tmp_path / "a.h5", features)
+    metadata = np.array([[7, 8]], np.float32)
+    item = BagDataset([tmp_path / "a.h5"], np.array([[1, np.nan]]), read_feature_tensor, metadata)[0]
+    assert item.instances_N.dtype == torch.float32
+    assert item.instances_N.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert item.target[0] == 1
+    assert item.target[1].isnan()
+    assert item.metadata_F.tolist() == [7, 8]
 
 
 def test_dataset_reads_the_small_copies_alone(tmp_path: Path) -> None:
@@ -30,10 +44,10 @@ def test_dataset_reads_the_small_copies_alone(tmp_path: Path) -> None:
     write_merged(tmp_path / "all.h5", [("a", replace(bag, tiles=(b"spoilt",) * 3))], [])
     for path in (tmp_path / "a.h5", merged_ref(tmp_path / "all.h5", "a")):
         for px in (8, 5):
-            tiles = BagDataset([path], [0], px)[0].tiles_NCHW.permute(0, 2, 3, 1).numpy()
+            tiles = PixelReader(px)(path).permute(0, 2, 3, 1).numpy()
             np.testing.assert_array_equal(tiles, [bag.tile(index, px) for index in range(3)])
         with pytest.raises(BagError, match="tile 0 of bag 'slide é' cannot be decoded"):
-            BagDataset([path], [0], 9)[0]
+            PixelReader(9)(path)
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
@@ -42,26 +56,30 @@ def test_workers_read_a_merged_file(bags: Path, tmp_path: Path, context: str) ->
     batches = []
     for path in (bags, tmp_path / "all.h5"):
         refs = list(open_bags(path).refs.values())
-        items = loader(BagDataset(refs, [0] * 12, 32), 5, workers=2)
+        items = loader(BagDataset(refs, np.zeros(12, int), PixelReader(32)), 5, workers=2)
         items.multiprocessing_context = context
         batches.append(list(items))
     for one, other in zip(*batches, strict=True):
         assert all(torch.equal(*parts) for parts in zip(one, other, strict=True))
 
 
-def test_collate_pads_to_the_longest() -> None:
-    items = [Item(torch.full((n, 3, 2, 2), n, dtype=torch.uint8), n % 2, place) for place, n in enumerate((1, 3))]
+def test_collate_stacks_and_says_whose_they_are() -> None:
+    items = [
+        Item(torch.full((n, 3, 2, 2), n, dtype=torch.uint8), torch.tensor(n % 2), torch.tensor([0.5 * n]), place)
+        for place, n in enumerate((1, 3))
+    ]
     batch = collate(items)
-    assert batch.tiles_BNCHW.shape == (2, 3, 3, 2, 2)
-    assert batch.tiles_BNCHW[:, :, 0, 0, 0].tolist() == [[1, 0, 0], [3, 3, 3]]
+    assert batch.instances_M.shape == (4, 3, 2, 2)
+    assert batch.instances_M[:, 0, 0, 0].tolist() == [1, 3, 3, 3]
     assert batch.mask_BN.tolist() == [[True, False, False], [True, True, True]]
     assert (batch.target_B.tolist(), batch.index_B.tolist()) == ([1, 1], [0, 1])
+    assert batch.metadata_BF.tolist() == [[0.5], [1.5]]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_order_follows_the_seed(bags: Path, workers: int) -> None:
     paths = sorted(bags.glob("*.h5"))
-    dataset = BagDataset(paths, [0] * len(paths), 8)
+    dataset = BagDataset(paths, np.zeros(len(paths), int), PixelReader(8))
     orders = [
         torch.cat([batch.index_B for batch in loader(dataset, 5, workers, shuffle=True, seed=seed)]).tolist()
         for seed in (1, 1, 2)
@@ -72,11 +90,11 @@ def test_loader_order_follows_the_seed(bags: Path, workers: int) -> None:
 
 def test_symmetries_are_the_eight_of_the_square() -> None:
     torch.manual_seed(0)
-    tile = torch.arange(9, dtype=torch.uint8).view(1, 1, 1, 3, 3).expand(1, 400, 3, 3, 3)
+    tile = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3).expand(400, 3, 3, 3)
     turned = random_symmetry(tile)
     assert turned.shape == tile.shape
-    found = {tuple(each.flatten().tolist()) for each in turned[0, :, 0]}
+    found = {tuple(each.flatten().tolist()) for each in turned[:, 0]}
     square = np.arange(9).reshape(3, 3)
     expected = {tuple(np.rot90(each, k).ravel().tolist()) for each in (square, square[:, ::-1]) for k in range(4)}
     assert found == expected
-    assert (turned[0, :, 0] == turned[0, :, 2]).all()  # all channels of a tile turn together
+    assert (turned[:, 0] == turned[:, 2]).all()  # all channels of a tile turn together

@@ -1,12 +1,15 @@
 """No patient on two sides, ever; every class where it is needed."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from mil.errors import LabelsError
 from mil.folds import deal, inner_validation, make_folds, make_splits
-from mil.labels import Labels
+from mil.labels import Labels, target_column
+from mil.task import Task
 
 
 def make_labels(patients: int, slides_each: int = 2, classes: int = 2, **columns: list[str]) -> Labels:
@@ -15,7 +18,12 @@ def make_labels(patients: int, slides_each: int = 2, classes: int = 2, **columns
     targets = [i % classes for i in range(patients) for _ in range(slides_each)]
     table = pd.DataFrame({"slide_id": [f"s{i}" for i in range(len(names))], "patient_id": names, "target": targets})
     table["label"] = table["target"].map(lambda target: f"class {target}")
-    return Labels(table.assign(**columns), tuple(f"class {k}" for k in range(classes)))
+    return Labels(table.assign(**columns), Task(tuple(f"class {k}" for k in range(classes))))
+
+
+def strata(targets: Iterable[int]) -> pd.DataFrame:
+    """Bool, a column a class."""
+    return pd.DataFrame({k: np.array(list(targets)) == k for k in sorted(set(targets))})
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -35,18 +43,17 @@ def test_patients_of_any_size_are_shared_out(seed: int) -> None:
     random = np.random.default_rng(seed)
     sizes = random.integers(1, 7, 100)
     patients = np.repeat(np.arange(100), sizes)
-    table = pd.DataFrame({"patient_id": patients.astype(str), "target": (patients % 5 == 0).astype(int)})
-    part = deal(table, 5, seed)
+    targets = (patients % 5 == 0).astype(int)
+    part = deal(pd.Series(patients.astype(str)), strata(targets), 5, seed)
     assert (pd.Series(part).groupby(patients).nunique() == 1).all()
-    counts = pd.crosstab(part, table["target"])
+    counts = pd.crosstab(part, targets)
     assert (counts.max() - counts.min() <= 6).all()  # at most one patient's slides apart
     sizes_of_folds = np.bincount(part)
     assert sizes_of_folds.max() / sizes_of_folds.min() < 1.1
 
 
 def test_patient_with_two_classes_stays_whole() -> None:
-    table = pd.DataFrame({"patient_id": list("aabbccdd"), "target": [0, 1] * 4})
-    part = deal(table, 2, 0)
+    part = deal(pd.Series(list("aabbccdd")), strata([0, 1] * 4), 2, 0)
     assert (part[::2] == part[1::2]).all()
     assert np.bincount(part).tolist() == [4, 4]
 
@@ -90,17 +97,50 @@ class TestGiven:
 class TestInnerValidation:
     @pytest.mark.parametrize("seed", range(5))
     def test_disjoint_by_patient_with_all_classes(self, seed: int) -> None:
-        table = make_labels(12, 2, 3).table
-        valid = inner_validation(table, 0.25, seed)
+        labels = make_labels(12, 2, 3)
+        valid, table = inner_validation(labels, 0.25, seed), labels.table
         assert valid.sum() == 6
         assert not set(table["patient_id"][valid]) & set(table["patient_id"][~valid])
         assert set(table["target"][valid]) == set(table["target"][~valid]) == {0, 1, 2}
 
     def test_few_patients_still_leave_every_class_on_both_sides(self) -> None:
-        table = make_labels(4, 3).table  # two patients a class
-        valid = inner_validation(table, 0.2, 0)
+        labels = make_labels(4, 3)  # two patients a class
+        valid, table = inner_validation(labels, 0.2, 0), labels.table
         assert set(table["target"][valid]) == set(table["target"][~valid]) == {0, 1}
 
     def test_impossible(self) -> None:
-        with pytest.raises(LabelsError, match="some class has too few patients"):
-            inner_validation(make_labels(3, 2).table, 0.2, 0)
+        with pytest.raises(LabelsError, match="some class has too few patients; .*--valid-share 0"):
+            inner_validation(make_labels(3, 2), 0.2, 0)
+
+    def test_none_wanted(self) -> None:
+        labels = make_labels(3, 2)
+        assert not inner_validation(labels, 0, 0).any()
+        labels = make_labels(4, 1)
+        for split in make_splits(labels, np.array([0, 0, 1, 1]), 0, 0):
+            assert len(split.valid) == 0
+            assert sorted([*split.train, *split.test]) == [0, 1, 2, 3]
+
+
+class TestSeveralLabels:
+    def make(self) -> Labels:
+        """Twenty patients: the label a on every fourth, b on every other, unknown for the last four."""
+        table = pd.DataFrame({"slide_id": [f"s{i}" for i in range(20)], "patient_id": [f"p{i}" for i in range(20)]})
+        table[target_column("a")] = [float(i % 4 == 0) for i in range(20)]
+        table[target_column("b")] = [float(i % 2) if i < 16 else np.nan for i in range(20)]
+        return Labels(table, Task(("a", "b"), "any of"))
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_every_fold_has_its_share_of_each(self, seed: int) -> None:
+        labels = self.make()
+        fold_of = make_folds(labels, 4, seed)
+        counts = labels.strata.groupby(fold_of).sum()
+        assert counts["a 1"].between(1, 2).all()
+        assert counts["b 1"].tolist() == [2] * 4
+        assert counts["b 0"].between(1, 3).all()
+        for split in make_splits(labels, fold_of, 0.25, seed):
+            for rows in (split.train, split.valid):
+                assert labels.strata.iloc[rows].any().all()
+
+    def test_label_that_is_too_rare(self) -> None:
+        with pytest.raises(LabelsError, match="label 'a 1' has 5 patients, fewer than the 6 folds"):
+            make_folds(self.make(), 6, 0)

@@ -50,6 +50,31 @@ def test_prior_log_loss() -> None:
     assert prior_log_loss(np.array([0, 1, 1, 1])) == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
 
 
+class TestSeveralLabels:
+    TARGETS = np.array([[1, 0], [0, 1], [1, np.nan], [0, 0]])
+    CHANCES = np.array([[0.9, 0.2], [0.3, 0.7], [0.2, 0.99], [0.1, 0.8]])
+
+    def test_means_over_labels_of_what_is_known(self) -> None:
+        # a: .9 and .2 over .3 and .1: 3 of 4 pairs; b: .7 over .2 but not over .8: 1 of 2
+        assert auc(self.CHANCES, self.TARGETS) == pytest.approx((3 / 4 + 1 / 2) / 2)
+        of_a = -np.log([0.9, 0.7, 0.2, 0.9]).mean()
+        of_b = -np.log([0.8, 0.7, 0.2]).mean()
+        assert log_loss(self.CHANCES, self.TARGETS) == pytest.approx((of_a + of_b) / 2)
+        assert accuracy(self.CHANCES, self.TARGETS) == pytest.approx((3 / 4 + 2 / 3) / 2)
+        third = -(math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3)
+        assert prior_log_loss(self.TARGETS) == pytest.approx((math.log(2) + third) / 2)
+
+    def test_no_meaning_where_a_label_is_never_there(self) -> None:
+        assert math.isnan(auc(self.CHANCES[2:], self.TARGETS[2:]))
+
+    def test_intervals(self) -> None:
+        random = np.random.default_rng(0)
+        targets = (random.random((60, 2)) < 0.5).astype(float)
+        chances = np.clip(0.5 + 0.3 * (targets - 0.5) + random.normal(0, 0.2, (60, 2)), 0.01, 0.99)
+        for interval in estimate_all(chances, targets, np.arange(60)).values():
+            assert interval.low < interval.value < interval.high
+
+
 class TestEstimate:
     def test_covers_the_truth_as_often_as_it_claims(self) -> None:
         random = np.random.default_rng(0)

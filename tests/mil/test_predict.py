@@ -13,6 +13,7 @@ from mil.checkpoint import load_model
 from mil.errors import RunError, SettingsError
 from mil.explain import draw_attention
 from mil.predict import load_run, pick_device, predict_bag, prediction_row, read_predictions, write_predictions
+from mil.task import Task
 from tests.conftest import Trained
 from tiling.bag import read_bag
 
@@ -21,7 +22,7 @@ def test_folds_are_averaged(trained: Trained) -> None:
     run = load_run(trained.run, torch.device("cpu"))
     bag = read_bag(trained.bags / "s05.h5")
     prediction = predict_bag(run, bag)
-    tiles = torch.stack([torch.from_numpy(bag.tile(i).copy()).permute(2, 0, 1) for i in range(len(bag))])[None]
+    tiles = torch.stack([torch.from_numpy(bag.tile(i).copy()).permute(2, 0, 1) for i in range(len(bag))])
     by_fold, attention = [], []
     for fold in range(2):
         model, _ = load_model(trained.run / f"fold_{fold}")
@@ -37,7 +38,8 @@ def test_out_of_fold_row_is_the_prediction_of_its_fold(trained: Trained) -> None
     oof = pd.read_csv(trained.run / "oof.csv").set_index("slide_id")
     run = load_run(trained.run, torch.device("cpu"))
     for slide_id, row in oof.iterrows():
-        alone = run._replace(models=(run.models[int(row["fold"])],))
+        fold = int(row["fold"])
+        alone = run._replace(models=run.models[fold : fold + 1], cards=run.cards[fold : fold + 1])
         chances = predict_bag(alone, read_bag(trained.bags / f"{slide_id}.h5")).probabilities
         assert chances[1] == pytest.approx(row["prob_tumour"], rel=1e-4)
 
@@ -67,7 +69,9 @@ class TestRefused:
         run = Path(shutil.copytree(trained.run, tmp_path / "run"))
         card = run / "fold_1" / "model.json"
         card.write_text(card.read_text().replace("tumour", "lesion"))
-        with pytest.raises(RunError, match="the folds 0 and 1 of the run .* differ in model, classes or tiles"):
+        with pytest.raises(
+            RunError, match="the folds 0 and 1 of the run .* differ in model, classes, bags or metadata"
+        ):
             load_run(run, torch.device("cpu"))
 
     def test_device_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,8 +85,8 @@ def test_predictions_table(tmp_path: Path) -> None:
     classes = ("0", "1")
     chances = np.array([1 / 3, 2 / 3])
     rows = [
-        prediction_row("0007", "p", classes, 16, chances),
-        prediction_row("b", "b", classes, error="cut short, copy it again"),
+        prediction_row("0007", "p", Task(classes), 16, chances),
+        prediction_row("b", "b", Task(classes), error="cut short, copy it again"),
     ]
     write_predictions(tmp_path / "scores.csv", rows)
     assert (tmp_path / "scores.csv").read_text() == (

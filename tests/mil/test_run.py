@@ -3,26 +3,34 @@
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
+from mil.checkpoint import load_model
 from mil.cohort import Cohort, gather
 from mil.errors import LabelsError, ModelError, RunError
 from mil.folds import Split, make_splits
-from mil.labels import read_labels
+from mil.labels import Labels, read_labels, target_column
 from mil.log import kept
 from mil.loop import train_fold
 from mil.metrics import auc
+from mil.model import build_model
+from mil.predict import load_run, predict_bag
 from mil.run import train_run
-from mil.settings import ModelSpec, TrainSpec
+from mil.settings import ModelSpec, TableSpec, TrainSpec
+from mil.task import Task
 from tests.conftest import Trained
 from tiling.bag import Bag, read_bag
+from tiling.features import read_features, write_features
 
 MODEL = ModelSpec(backbone="test_resnet", train_px=32)
+TABLE = TableSpec()
 SPEC = TrainSpec(folds=2, epochs=2, lr=1e-3, device="cpu")
 
 FOLD_OF = np.arange(12) // 2 % 2
@@ -91,28 +99,31 @@ def test_the_reported_fold_chooses_nothing(cohort_of_bags: Cohort) -> None:
     """With every label of the test fold turned round, the model and the epoch stay the same."""
     table = cohort_of_bags.labels.table
     turned_table = table.assign(target=np.where(FOLD_OF == 1, 1 - table["target"], table["target"]))
-    turned = cohort_of_bags._replace(labels=cohort_of_bags.labels.__class__(turned_table, ("normal", "tumour")))
-    results = [train_fold(each, split(each, 1), MODEL, SPEC) for each in (cohort_of_bags, turned)]
+    turned = cohort_of_bags._replace(labels=Labels(turned_table, cohort_of_bags.labels.task))
+    results = [train_fold(each, split(each, 1), MODEL, SPEC, TABLE) for each in (cohort_of_bags, turned)]
     assert results[0].log == results[1].log
     np.testing.assert_array_equal(results[0].probabilities, results[1].probabilities)
 
 
 def test_best_weights_are_kept(cohort_of_bags: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation losses 3, 1, 2, 2 with a patience of 2: epoch 1 is kept and epoch 3 is the last."""
-    losses, states = iter([3.0, 1.0, 2.0, 2.0, 0.5]), []
+    losses, states, weights = iter([3.0, 1.0, 2.0, 2.0, 0.5]), [], []
     monkeypatch.setattr("mil.loop.log_loss", lambda *_: next(losses))
     real = torch.optim.AdamW.zero_grad
-    monkeypatch.setattr(
-        torch.optim.AdamW,
-        "zero_grad",
-        lambda self, *args: states.append(self.param_groups[0]["params"][0].detach().clone()) or real(self, *args),
-    )
+
+    def noting(self: torch.optim.AdamW, *args: object) -> None:
+        weights.append(self.param_groups[0]["params"][0])
+        states.append(weights[0].detach().clone())
+        real(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim.AdamW, "zero_grad", noting)
     spec = TrainSpec(folds=2, epochs=9, patience=2, lr=1e-2, batch_size=99, device="cpu")  # one step an epoch
-    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec)
+    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
     assert [row.best for row in result.log] == [True, True, False, False]
     assert kept(result.log).epoch == 1
     # states[i] is the weight before step i, and so after epoch i - 1.
-    torch.testing.assert_close(next(result.model.parameters()), states[2], rtol=0, atol=0)
+    torch.testing.assert_close(weights[0], states[2], rtol=0, atol=0)
+    assert any(weight is weights[0] for weight in result.model.parameters())
 
 
 def test_learns_what_there_is_to_learn(cohort_of_bags: Cohort, tmp_path: Path) -> None:
@@ -124,17 +135,179 @@ def test_learns_what_there_is_to_learn(cohort_of_bags: Cohort, tmp_path: Path) -
 def test_every_pooling_trains(cohort_of_bags: Cohort, pooling: str) -> None:
     model = ModelSpec(backbone="test_resnet", train_px=32, pooling=pooling)  # type: ignore[arg-type]
     spec = TrainSpec(folds=2, epochs=1, device="cpu")
-    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), model, spec)
+    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), model, spec, TABLE)
     assert np.isfinite(result.probabilities).all()
 
 
 def test_three_classes(cohort_of_bags: Cohort, tmp_path: Path) -> None:
     table = cohort_of_bags.labels.table.assign(target=np.arange(12) % 3)
     table["label"] = table["target"].map(lambda target: "xyz"[target])
-    three = cohort_of_bags._replace(labels=cohort_of_bags.labels.__class__(table, ("x", "y", "z")))
+    three = cohort_of_bags._replace(labels=Labels(table, Task(("x", "y", "z"))))
     train_run(three, tmp_path / "run", MODEL, SPEC)
     oof = pd.read_csv(tmp_path / "run" / "oof.csv")
     np.testing.assert_allclose(oof[["prob_x", "prob_y", "prob_z"]].sum(axis=1), 1)
+
+
+def test_several_labels(cohort_of_bags: Cohort, tmp_path: Path) -> None:
+    """The label a as before, b on every third slide and unknown on the first."""
+    table = cohort_of_bags.labels.table.drop(columns="target")
+    table[target_column("a")] = np.arange(12.0) % 2
+    table[target_column("b")] = np.where(np.arange(12) % 3 == 0, 1.0, 0.0)
+    table.loc[0, target_column("b")] = np.nan
+    several = cohort_of_bags._replace(labels=Labels(table, Task(("a", "b"), "any of")))
+    spec = TrainSpec(folds=2, epochs=30, valid_share=0, batch_size=2, lr=2e-3, device="cpu")
+    train_run(several, tmp_path / "run", MODEL, spec)
+    oof = pd.read_csv(tmp_path / "run" / "oof.csv", keep_default_na=False)
+    chances = oof[["prob_a", "prob_b"]].to_numpy(float)
+    assert (chances.sum(axis=1) != 1).all()
+    assert auc(chances[:, :1], table[[target_column("a")]].to_numpy()) >= 0.9
+    assert oof["predicted"].tolist() == [
+        ";".join(name for name, chance in zip("ab", row, strict=True) if chance >= 0.5) for row in chances
+    ]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["auc"]["value"] == pytest.approx(auc(chances, several.labels.targets))
+
+
+def test_one_vs_normal(cohort_of_bags: Cohort, tmp_path: Path) -> None:
+    table = cohort_of_bags.labels.table.assign(target=np.arange(12) % 3)
+    task = Task(("x", "y", "z"), "one vs normal", "y")
+    train_run(cohort_of_bags._replace(labels=Labels(table, task)), tmp_path / "run", MODEL, SPEC)
+    oof = pd.read_csv(tmp_path / "run" / "oof.csv")
+    np.testing.assert_allclose(oof[["prob_x", "prob_y", "prob_z"]].sum(axis=1), 1)
+    model, card = load_model(tmp_path / "run" / "fold_0")
+    assert card.task == task
+    assert model.head.classifier[-1].out_features == 2
+
+
+class TestMetadata:
+    TABLE = TableSpec(categorical=("site",), numeric=("age",))
+
+    def make(self, cohort: Cohort) -> Cohort:
+        """Ages tell the classes apart; the sites of the two folds are different, one slide's age is unknown."""
+        table = cohort.labels.table.copy()
+        table["age"] = [str(40 + 20 * target) for target in table["target"]]
+        table.loc[0, "age"] = ""
+        table["site"] = np.where(FOLD_OF == 0, "skin", "colon")
+        return cohort._replace(labels=Labels(table, cohort.labels.task))
+
+    def test_fitted_on_the_training_part_alone(self, cohort_of_bags: Cohort) -> None:
+        cohort = self.make(cohort_of_bags)
+        part = split(cohort, 0)
+        result = train_fold(cohort, part, MODEL, SPEC, self.TABLE)
+        ages = [40 + 20 * (row % 2) for row in part.train]
+        assert result.metadata.categories == {"site": ("colon",)}  # skin is unknown to it
+        assert result.metadata.scales["age"] == pytest.approx((np.mean(ages), np.std(ages)))
+
+    def test_is_learned_from_and_saved(self, cohort_of_bags: Cohort, tmp_path: Path) -> None:
+        cohort = self.make(cohort_of_bags)
+        spec = TrainSpec(
+            folds=2, epochs=40, patience=40, batch_size=4, lr=1e-4, lr_head=1e-2, freeze="all", device="cpu"
+        )
+        train_run(cohort, tmp_path / "run", MODEL, spec, self.TABLE)
+        run = load_run(tmp_path / "run", torch.device("cpu"))
+        assert run.card.metadata.columns == ("site", "age")
+        bag = read_bag(cohort.bags[3].path)
+        old, young, unknown = (
+            predict_bag(run, bag, metadata).probabilities[1]
+            for metadata in (
+                pd.DataFrame({"site": ["brain"], "age": ["60"]}), pd.DataFrame({"site": [""], "age": ["40"]}), None,
+            )
+        )  # fmt: skip
+        assert old > 0.7 > 0.3 > young
+        assert young < unknown < old
+
+
+class TestFeatures:
+    @pytest.fixture
+    def cohort(self, tmp_path: Path) -> Cohort:
+        """Twelve slides of 3 to 14 vectors; one vector of the positive ones is far out."""
+        random = np.random.default_rng(0)
+        (tmp_path / "features").mkdir()
+        rows = ["slide_id,label"]
+        for index in range(12):
+            features = random.normal(100, 5, (3 + index, 6))
+            features[:, 5] = 7
+            if index % 2:
+                features[index % 3, :3] += 40
+            write_features(tmp_path / "features" / f"f{index:02d}.h5", features.astype(np.float32))
+            rows.append(f"f{index:02d},{index % 2}")
+        (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+        return gather(read_labels(tmp_path / "labels.csv"), tmp_path / "features", skip_missing=False)
+
+    def test_gathered(self, cohort: Cohort) -> None:
+        assert cohort.bag_spec["features"] == 6
+        assert cohort.sizes == list(range(3, 15))
+
+    @pytest.mark.parametrize("pooling", ["attention", "max"])
+    def test_learned_and_scored(self, cohort: Cohort, tmp_path: Path, pooling: str) -> None:
+        model = ModelSpec(pooling=pooling, embed=(8,), standardize=True)  # type: ignore[arg-type]
+        spec = TrainSpec(folds=2, epochs=60, valid_share=0, batch_size=2, lr=1e-2, lr_end=1e-3, device="cpu")
+        estimates = train_run(cohort, tmp_path / "run", model, spec)
+        assert estimates["auc"].value >= 0.9
+        oof = pd.read_csv(tmp_path / "run" / "oof.csv")
+        assert oof["tiles"].tolist() == cohort.sizes
+        run = load_run(tmp_path / "run", torch.device("cpu"), instance_chunk=4)
+        for row, ref in enumerate(cohort.bags):
+            fold = int(oof["fold"][row])
+            alone = run._replace(models=run.models[fold : fold + 1], cards=run.cards[fold : fold + 1])
+            chances = predict_bag(alone, read_features(ref)).probabilities
+            assert chances[1] == pytest.approx(oof["prob_1"][row], rel=1e-5)
+
+    def test_standardised_on_the_training_part_alone(self, cohort: Cohort) -> None:
+        part = split(cohort, 0)
+        result = train_fold(cohort, part, ModelSpec(standardize=True), SPEC, TABLE)
+        seen = np.concatenate([read_features(cohort.bags[row]).features_NC for row in part.train])
+        inputs = result.model.encoder.backbone
+        np.testing.assert_allclose(inputs.mean, seen.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(inputs.deviation[:5], seen.std(0)[:5], rtol=1e-4)
+        assert inputs.deviation[5] == 1  # the same everywhere
+
+    def test_config_says_nothing_of_a_backbone(self, cohort: Cohort, tmp_path: Path) -> None:
+        train_run(cohort, tmp_path / "run", ModelSpec(), SPEC)
+        assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["backbone"] is None
+
+
+def test_config_names_the_backbone_that_was_taken(
+    cohort_of_bags: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mil.run.DEFAULT_BACKBONE", "test_resnet")
+    train_run(cohort_of_bags, tmp_path / "run", ModelSpec(train_px=32), SPEC)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["backbone"] == "test_resnet"
+
+
+def test_without_validation_all_other_folds_train_and_the_last_epoch_is_kept(cohort_of_bags: Cohort) -> None:
+    spec = replace(SPEC, valid_share=0.0, epochs=3, patience=1)
+    part = make_splits(cohort_of_bags.labels, FOLD_OF, 0, 0)[1]
+    assert (len(part.train), len(part.valid), len(part.test)) == (6, 0, 6)
+    result = train_fold(cohort_of_bags, part, MODEL, spec, TABLE)
+    assert [row.best for row in result.log] == [True] * 3
+    assert kept(result.log).epoch == 2
+    assert all(np.isnan(row.valid_loss) for row in result.log)
+
+
+def test_freezing_leaves_the_backbone_as_it_was(cohort_of_bags: Cohort) -> None:
+    spec = replace(SPEC, freeze="all", lr_head=1e-2)
+    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
+    torch.manual_seed(spec.seed)
+    start = build_model(MODEL, cohort_of_bags.labels.task, cohort_of_bags.bag_spec).state_dict()
+    for name, value in result.model.state_dict().items():
+        assert torch.equal(value, start[name]) == name.startswith("encoder.backbone"), name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"instance_chunk": 5, "batch_norm": "frozen"},
+        {"precision": "bf16", "channels_last": True},
+        {"layer_decay": 0.7, "lr_attention": 1e-3, "lr_head": 1e-3, "optimizer": "adam", "freeze": 1},
+    ],
+)
+def test_settings_of_training_are_taken(cohort_of_bags: Cohort, settings: dict[str, object]) -> None:
+    spec = replace(SPEC, **settings)  # type: ignore[arg-type]
+    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
+    assert np.isfinite(result.probabilities).all()
+    plain = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, SPEC, TABLE)
+    assert not np.array_equal(result.probabilities, plain.probabilities)
 
 
 def test_skipped_slides_keep_a_row(cohort_of_bags: Cohort, tmp_path: Path) -> None:
@@ -160,14 +333,14 @@ def test_trains_in_one_process_inside_a_job_of_slurm(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     for name, value in {"JOB_ID": "7", "NTASKS": "2", "PROCID": "0", "LOCALID": "0", "NODELIST": "n1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, SPEC)
+    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, SPEC, TABLE)
     assert len(result.log) == 2
 
 
 def test_diverged_training_is_an_error(cohort_of_bags: Cohort) -> None:
     spec = TrainSpec(folds=2, epochs=3, lr=1e20, device="cpu")
     with pytest.raises(ModelError, match=r"the loss of fold 0 became .* in epoch \d; lower --lr"):
-        train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec)
+        train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
 
 
 def test_batch_of_one_tile_is_an_error_that_helps(cohort_of_bags: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +350,7 @@ def test_batch_of_one_tile_is_an_error_that_helps(cohort_of_bags: Cohort, monkey
     monkeypatch.setattr("mil.data.bag_tensor", one_tile)
     spec = TrainSpec(folds=2, epochs=1, batch_size=1, device="cpu")
     with pytest.raises(ModelError, match="Expected more than 1 value .*; raise --train-px or --batch-size"):
-        train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec)
+        train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
 
 
 def test_what_is_refused_leaves_no_folder(cohort_of_bags: Cohort, tmp_path: Path) -> None:

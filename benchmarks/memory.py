@@ -7,6 +7,7 @@ process's resident memory on a CPU, of PyTorch's allocations on a GPU.
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -76,7 +77,9 @@ def shown(step: Step) -> str:
 def run(case: dict[str, object]) -> Step:
     """The case in a process of its own, which may die of it."""
     command = [sys.executable, __file__, "--case", json.dumps(case)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Told so, glibc gives back at once what is freed, and the peak is that of what is in use.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MIB)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode == 0:
         return Step(*json.loads(done.stdout.splitlines()[-1]))
     if any(word in done.stderr for word in ("memory", "alloc")) or done.returncode < 0:

@@ -1,92 +1,243 @@
-"""Any timm image model as a source of feature maps. This is the only module that imports timm."""
+"""Any timm image model as a source of feature maps. Only this module and `mil.weights` import timm."""
 
 import difflib
+from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from timm.models import VGG, build_model_with_cfg, is_model_pretrained, register_model
 from torch import Tensor, nn
 
+from mil.alexnet import CONFIG, AlexNet
+from mil.depth import maps_behind_pools, parameter_depths, parameter_stages, stage_ends
 from mil.errors import ModelError
+from mil.layout import as_maps, is_channels_last
+
+COLOURS = {"rgb": slice(0, 3), "r": slice(0, 1), "g": slice(1, 2), "b": slice(2, 3)}
+default_cfgs = {"alexnet": CONFIG}  # where timm looks for it
+
+
+@register_model  # type: ignore[untyped-decorator]
+def alexnet(pretrained: bool = False, **kwargs: Any) -> AlexNet:
+    """AlexNet for timm.create_model."""
+    features = {"out_indices": (0, 1, 2), "feature_cls": "getter"}
+    return build_model_with_cfg(AlexNet, "alexnet", pretrained, feature_cfg=features, **kwargs)
 
 
 class Backbone(nn.Module):
     """A timm model without its head: uint8 pictures in, feature maps out.
 
-    `channels` is the depth of the maps. Pictures are scaled to the mean and deviation the model was trained with.
+    The maps are what the model's `forward_features` gives, brought to one layout: maps as they are, channels-last maps
+    turned, tokens put on their grid without class tokens and registers. Models that end in no single map (those of two
+    or more branches: coat, crossvit, efficientvim; and pit, which gives nothing but class tokens) give their pooled
+    embedding as a map of 1 x 1.
+
+    What takes no part in the maps is taken out of the model (pooling, norms and convolutions of the head), or, where
+    it can't be, never learns. `channels` is the depth of the maps. Pictures are scaled to the mean and deviation the
+    model was trained with. Raises ModelError for a model that timm does not know, that does not take pictures of `px`,
+    or whose weights can't be fetched.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, px: int, pretrained: bool = False) -> None:
+    def __init__(self, name: str, px: int, colours: str = "rgb", pretrained: bool = False) -> None:
         super().__init__()
-        self.net: Any = _create(name, px, pretrained)  # timm's models share attributes that no type tells
-        self.channels = int(self.net.num_features)
-        config = resolve_model_data_config(self.net)
-        self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
-        self._try(px)
+        if colours not in COLOURS:
+            raise ModelError(f"colours are one of {', '.join(COLOURS)}, not {colours!r}")
+        self.planes = COLOURS[colours]
+        self.net: Any = _create(name, px, self.planes, pretrained)  # timm's models share attributes that no type tells
+        for statistic in ("mean", "std"):
+            values = torch.tensor(self.net.pretrained_cfg[statistic]).expand(3)[self.planes]
+            self.register_buffer(statistic, 255 * values.view(1, -1, 1, 1), persistent=False)
+        self.name, self.px = name, px
+        self._fixed_statistics = False
+        self._channels_last = False
+        self._learnable = {name for name, parameter in self.net.named_parameters() if parameter.requires_grad}
+        (self.channels,) = self.settle(self._first_maps)
 
-    def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Float maps (N, channels, h, w) of RGB uint8 (N, 3, px, px)."""
-        features = self.net.forward_features((images_NCHW - self.mean) / self.std)
-        return self._as_maps(features)
+    def forward(self, images_MCHW: Tensor) -> Tensor:
+        """Float maps (M, channels, h, w) of RGB uint8 (M, 3, px, px), of which only the asked colour is used."""
+        maps_MCHW = as_maps(self.net, self.net(self.scaled(images_MCHW)), self._channels_last)
+        assert maps_MCHW is not None
+        return maps_MCHW
 
-    def _try(self, px: int) -> None:
-        """Run one empty picture through, so that a backbone that does not fit is refused before it is trained."""
+    def scaled(self, images_MCHW: Tensor) -> Tensor:
+        """What the model is given: the asked planes, by mean and deviation, float (M, 3 or 1, px, px)."""
+        return (images_MCHW[:, self.planes] - self.mean) / self.std
+
+    @property
+    def is_frozen(self) -> bool:
+        """True if no parameter learns."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
+    def freeze(self, stages: int | None) -> None:
+        """Keep the stem and the first `stages` stages as they are, None: everything; what lies behind learns (again).
+
+        Frozen parameters need no gradient, and modules with none but frozen parameters stay in evaluation mode.
+        Stages are those of timm's coarse `group_matcher`: four of a ResNet, every block of a ViT, every convolution of
+        alexnet. Raises ModelError for more stages than there are.
+        """
+        found = parameter_stages(self.net)
+        if stages is not None and not 0 <= stages <= len(found):
+            raise ModelError(
+                f"the backbone {self.name!r} has {len(found)} stages, {stages} of them can't be frozen; "
+                f"give a number from 0 to {len(found)}"
+            )
+        frozen = set(chain.from_iterable(found[:stages]))
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(name in self._learnable and parameter not in frozen)
+        self.train(self.training)
+
+    def freeze_batch_norm(self) -> None:
+        """Make all batch norms use their stored statistics in training too; their scale and shift still learn."""
+        self._fixed_statistics = True
+        self.train(self.training)
+
+    def depth_groups(self) -> list[list[nn.Parameter]]:
+        """All parameters by layer, from the stem to the last, each in one group (timm's fine `group_matcher`)."""
+        return parameter_depths(self.net)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Change to training (or evaluation), but for what is frozen."""
+        super().train(mode)
+        for module in self.net.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+            elif self._fixed_statistics and getattr(module, "running_var", None) is not None:
+                module.training = False
+        return self
+
+    def last_stages(self, images_MCHW: Tensor) -> list[Tensor]:
+        """Maps (M, C, h, w) of the last three stages of RGB uint8 (M, 3, px, px), in one pass; the last as `forward`.
+
+        A stage ends where the maps shrink, in VGG behind the pool. Models that keep one size (ViT) have four stages
+        of as many blocks each. The maps before the last are taken as they leave their block, without a norm. Raises
+        ModelError for a model without intermediate maps.
+        """
+        images_MCHW = self.scaled(images_MCHW)
+        if isinstance(self.net, VGG):
+            return maps_behind_pools(self.net.features, images_MCHW)[-3:]
+        last, maps = self.net.forward_intermediates(images_MCHW, indices=stage_ends(self.net), output_fmt="NCHW")
+        last_MCHW = as_maps(self.net, last, self._channels_last)
+        return [*maps[:2], maps[2] if last_MCHW is None else last_MCHW]
+
+    def settle(self, maps_of: Callable[[Tensor], list[Tensor]]) -> list[int]:
+        """Depths of the maps that a function gives for an empty picture; what takes no part in them learns no more.
+
+        Refuses a backbone that does not fit before it is trained: raises ModelError.
+        """
+        training, asked = self.training, [parameter.requires_grad for parameter in self.net.parameters()]
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(name in self._learnable)
         self.eval()
+        called: set[nn.Module] = set()
+        hooks = [
+            module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in self.net.modules()
+        ]
         try:
-            with torch.inference_mode():
-                self(torch.zeros(1, 3, px, px, dtype=torch.uint8))
-        except (RuntimeError, AssertionError, ValueError) as error:
+            with torch.enable_grad():
+                maps = maps_of(torch.zeros(1, 3, self.px, self.px, dtype=torch.uint8, device=self.mean.device))
+        except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
             if isinstance(error, ModelError):
                 raise
-            cause = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ModelError(
-                f"the backbone {type(self.net).__name__} does not take pictures of {px} px ({cause}); "
-                "choose another --train-px"
-            ) from error
-        self.train()
+            raise _refusal(self.name, self.px, self.planes, error) from error
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for parameter, learns in zip(self.net.parameters(), asked, strict=True):
+                parameter.requires_grad_(learns)
+        used = _parameters_behind(maps)
+        _drop_unused(self.net, used, called)
+        self._learnable &= {name for name, parameter in self.net.named_parameters() if parameter in used}
+        self.train(training)
+        return [tensor.shape[1] for tensor in maps]
 
-    def _as_maps(self, features: Any) -> Tensor:
-        """Maps (N, C, h, w), whether the model gives them so, channels last, or as tokens behind prefix tokens."""
-        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-            raise ModelError(f"the backbone {type(self.net).__name__} gives no single feature map; choose another")
-        if features.ndim == 4:
-            return features.permute(0, 3, 1, 2) if getattr(self.net, "output_fmt", "NCHW") == "NHWC" else features
-        tokens = features[:, getattr(self.net, "num_prefix_tokens", 0) :]
-        side = round(tokens.shape[1] ** 0.5)
-        if side * side != tokens.shape[1]:
-            raise ModelError(
-                f"the backbone {type(self.net).__name__} gives {tokens.shape[1]} tokens, which is no square"
-            )
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
+    def _first_maps(self, images_MCHW: Tensor) -> list[Tensor]:
+        """Maps by the model's features or, where those are none, by its embedding, which it then always uses."""
+        images_MCHW = self.scaled(images_MCHW)
+        features = self.net.forward_features(images_MCHW)
+        self._channels_last = is_channels_last(self.net, features)
+        maps_MCHW = as_maps(self.net, features, self._channels_last)
+        if maps_MCHW is not None:
+            # Called as a module, so that hooks and net.compile() do what they should.
+            self.net.forward = self.net.forward_features
+            return [maps_MCHW]
+        maps_MCHW = as_maps(self.net, self.net(images_MCHW), self._channels_last)
+        if maps_MCHW is None:
+            raise ModelError(f"the backbone {self.name!r} gives neither maps nor an embedding")
+        return [maps_MCHW]
 
 
-def _create(name: str, px: int, pretrained: bool) -> Any:
+def _drop_unused(net: nn.Module, used: set[nn.Parameter], called: set[nn.Module]) -> None:
+    """Take out of a model the modules that were not called and hold none of the parameters that are used.
+
+    Other parameters that are not used need no gradient from now on.
+    """
+    for module in list(net.modules()):
+        for name, child in list(module.named_children()):
+            parameters = set(child.parameters())
+            if parameters and not parameters & used and not called & set(child.modules()):
+                setattr(module, name, nn.Identity())
+    for parameter in set(net.parameters()) - used:
+        parameter.requires_grad_(False)
+
+
+def _parameters_behind(maps: list[Tensor]) -> set[nn.Parameter]:
+    """Parameters that would get a gradient from these maps."""
+    found, seen = set(), set()
+    nodes: list[Any] = [tensor.grad_fn for tensor in maps]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        nodes.extend(previous for previous, _ in node.next_functions)
+    return found
+
+
+def _create(name: str, px: int, planes: slice, pretrained: bool) -> Any:
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), 3)
         hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
         raise ModelError(f"timm has no model {name!r}; {hint}")
+    if pretrained and not is_model_pretrained(name):
+        raise ModelError(f"there are no pretrained weights of {name!r}; train without --pretrained, or give --weights")
     try:
-        return _sized(name, px, pretrained)
+        return _sized(name, px, planes, pretrained)
     except Exception as error:
-        if not pretrained:
-            raise
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ModelError(
-            f"cannot get the pretrained weights of {name!r} ({cause}); "
-            "check that the model hub can be reached, or train without --pretrained"
-        ) from error
+        if pretrained:
+            _create(name, px, planes, pretrained=False)  # a picture size that does not fit is no fault of the hub
+            cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ModelError(
+                f"cannot get the pretrained weights of {name!r} ({cause}); "
+                "check that the model hub can be reached, or train without --pretrained"
+            ) from error
+        raise _refusal(name, px, planes, error) from error
 
 
-def _sized(name: str, px: int, pretrained: bool) -> Any:
+def _sized(name: str, px: int, planes: slice, pretrained: bool) -> Any:
     """The model built for pictures of `px`, where it needs to know."""
+    options = {"pretrained": pretrained, "num_classes": 0, "in_chans": planes.stop - planes.start}
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=px)
+        return timm.create_model(name, **options, img_size=px)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return timm.create_model(name, **options)
+
+
+def _refusal(name: str, px: int, planes: slice, error: Exception) -> ModelError:
+    cause = " ".join(str(error).split())[:200] or type(error).__name__
+    usual = timm.get_pretrained_cfg(name)
+    size = f", such as {usual.input_size[-1]}" if usual and usual.input_size[-1] != px else ""
+    what, remedy = ("", "") if planes == COLOURS["rgb"] else (" in one colour", ", or --channels rgb")
+    return ModelError(
+        f"the backbone {name!r} does not take pictures of {px} px{what} ({cause}); "
+        f"choose another --train-px{size}{remedy}"
+    )

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from mil.backbone import Backbone
-from mil.errors import ModelError, SettingsError
+from mil.errors import SettingsError
 from mil.model import MILNet, build_model, probabilities
 from mil.settings import ModelSpec, TrainSpec
 
@@ -13,41 +12,6 @@ def batch(lengths: tuple[int, ...], px: int = 32) -> tuple[torch.Tensor, torch.T
     torch.manual_seed(0)
     tiles = torch.randint(256, (len(lengths), max(lengths), 3, px, px), dtype=torch.uint8)
     return tiles, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-
-
-@pytest.mark.parametrize(
-    ("name", "px", "side"),
-    [
-        ("test_resnet", 64, 2),
-        ("test_efficientnet", 64, 2),
-        ("test_vit", 64, 4),  # tokens behind a class token
-        ("swin_tiny_patch4_window7_224", 64, 2),  # channels last
-        ("mixer_s32_224", 64, 2),  # tokens
-        ("convnext_atto", 64, 2),
-    ],
-)
-def test_backbones_give_maps(name: str, px: int, side: int) -> None:
-    backbone = Backbone(name, px).eval()
-    with torch.inference_mode():
-        maps = backbone(torch.randint(256, (2, 3, px, px), dtype=torch.uint8))
-    assert maps.shape == (2, backbone.channels, side, side)
-
-
-def test_tokens_go_to_their_place() -> None:
-    backbone = Backbone("test_vit", 64).eval()
-    tokens = torch.arange(1 + 16).view(1, 17, 1).expand(1, 17, 64).float()
-    maps = backbone._as_maps(tokens)
-    assert maps[0, 0].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]
-
-
-def test_pictures_are_scaled_as_the_model_was_trained() -> None:
-    backbone = Backbone("test_resnet", 32)
-    seen = []
-    backbone.net.forward_features = lambda images: seen.append(images) or images
-    backbone(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8))
-    mean, std = backbone.net.pretrained_cfg["mean"], backbone.net.pretrained_cfg["std"]
-    expected = [(1 - m) / s for m, s in zip(mean, std, strict=True)]
-    torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "logsumexp", "concat", "attention", "gated"])
@@ -103,29 +67,6 @@ def test_probabilities_are_not_clamped() -> None:
 
 
 class TestRefused:
-    def test_unknown_backbone(self) -> None:
-        with pytest.raises(ModelError, match=r"timm has no model 'resnet_18'; did you mean .*resnet"):
-            Backbone("resnet_18", 32)
-
-    def test_backbone_without_one_map(self) -> None:
-        with pytest.raises(ModelError, match="the backbone CoaT gives no single feature map; choose another"):
-            Backbone("coat_tiny", 224)
-
-    def test_pictures_too_small(self) -> None:
-        with pytest.raises(ModelError, match="does not take pictures of 8 px .*; choose another --train-px"):
-            Backbone("vgg11", 8)
-
-    def test_hub_out_of_reach(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def unreachable(*_: object, **__: object) -> None:
-            raise OSError("no route\nto host")
-
-        monkeypatch.setattr("timm.create_model", unreachable)
-        sentence = (
-            r"cannot get the pretrained weights of 'resnet18' \(OSError: no route to host\); check that the model hub"
-        )
-        with pytest.raises(ModelError, match=sentence):
-            Backbone("resnet18", 32, pretrained=True)
-
     @pytest.mark.parametrize(
         ("wrong", "sentence"),
         [

@@ -63,15 +63,26 @@ class AlexNet(nn.Module):
         return embeddings_MC if pre_logits else self.head(embeddings_MC)
 
     def forward_intermediates(
-        self, images_MCHW: Tensor, indices: list[int] | None = None, output_fmt: str = "NCHW", **_: Any
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The last maps, and the maps after the pools: all three, or those of `indices`."""
+        self,
+        images_MCHW: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> tuple[Tensor, list[Tensor]] | list[Tensor]:
+        """The last maps and those behind the pools (or these alone): all three, the last few, or some by index.
+
+        As of other timm models; `norm`, `stop_early` and `output_fmt` change nothing.
+        """
         pooled = []
         for index, block in enumerate(self.blocks):
             images_MCHW = block(images_MCHW)
             if index in POOLED:
                 pooled.append(images_MCHW)
-        return images_MCHW, [pooled[index] for index in indices or range(3)]
+        chosen = range(3)[-indices:] if isinstance(indices, int) else range(3) if indices is None else indices
+        intermediates = [pooled[index] for index in chosen]
+        return intermediates if intermediates_only else (images_MCHW, intermediates)
 
     def get_classifier(self) -> nn.Module:
         """The linear layer of the head."""

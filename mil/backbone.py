@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import VGG, build_model_with_cfg, is_model_pretrained, register_model
+from timm.models import VGG, build_model_with_cfg, is_model_in_modules, is_model_pretrained, register_model
 from torch import Tensor, nn
 
 from mil.alexnet import CONFIG, AlexNet
@@ -121,7 +121,8 @@ class Backbone(nn.Module):
         images_MCHW = self.scaled(images_MCHW)
         if isinstance(self.net, VGG):
             return maps_behind_pools(self.net.features, images_MCHW)[-3:]
-        last, maps = self.net.forward_intermediates(images_MCHW, indices=stage_ends(self.net), output_fmt="NCHW")
+        ends = stage_ends(self.net)
+        last, maps = self.net.forward_intermediates(images_MCHW, indices=ends, output_fmt="NCHW")
         last_MCHW = as_maps(self.net, last, self._channels_last)
         return [*maps[:2], maps[2] if last_MCHW is None else last_MCHW]
 
@@ -206,6 +207,9 @@ def _create(name: str, px: int, planes: slice, pretrained: bool) -> Any:
         close = difflib.get_close_matches(name, timm.list_models(), 3)
         hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
         raise ModelError(f"timm has no model {name!r}; {hint}")
+    tagged = timm.list_models(f"{name.partition('.')[0]}.*", include_tags=True)
+    if "." in name and name not in tagged:
+        raise ModelError(f"timm has no model {name!r}; it has {', '.join(tagged) or name.partition('.')[0]}")
     if pretrained and not is_model_pretrained(name):
         raise ModelError(f"there are no pretrained weights of {name!r}; train without --pretrained, or give --weights")
     try:
@@ -224,6 +228,8 @@ def _create(name: str, px: int, planes: slice, pretrained: bool) -> Any:
 def _sized(name: str, px: int, planes: slice, pretrained: bool) -> Any:
     """The model built for pictures of `px`, where it needs to know."""
     options = {"pretrained": pretrained, "num_classes": 0, "in_chans": planes.stop - planes.start}
+    if is_model_in_modules(name, "vgg") and not pretrained:
+        options["mlp_ratio"] = 1 / 4096  # not to make 120 million parameters of hidden layers that are dropped
     try:
         return timm.create_model(name, **options, img_size=px)
     except TypeError as error:

@@ -149,6 +149,11 @@ def _train_epoch(
             logits = model(instances if augment is None else augment(instances), batch.mask_BN, metadata).logits_BK
         except ValueError as error:  # batch norm has nothing to take a mean of
             raise ModelError(f"{error}; raise --train-px or --batch-size, or tile with more --instances") from error
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            cause = " ".join(str(error).split())[:200]
+            raise ModelError(f"the backbone cannot be compiled here ({cause}); train without --compile") from error
         loss = loss_of(logits, target)
         optimizer.zero_grad()
         fabric.backward(loss)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from torch._dynamo.exc import TorchDynamoException
 
 from mil.checkpoint import load_model
 from mil.cohort import Cohort, gather
@@ -351,6 +352,15 @@ def test_batch_of_one_tile_is_an_error_that_helps(cohort_of_bags: Cohort, monkey
     spec = TrainSpec(folds=2, epochs=1, batch_size=1, device="cpu")
     with pytest.raises(ModelError, match="Expected more than 1 value .*; raise --train-px or --batch-size"):
         train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
+
+
+def test_compiler_that_fails_is_an_error_that_helps(cohort_of_bags: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise TorchDynamoException("no working C++ compiler")
+
+    monkeypatch.setattr("mil.backbone.Backbone.forward", fails)
+    with pytest.raises(ModelError, match="cannot be compiled here .no working C.* compiler.; train without --compile"):
+        train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, SPEC, TABLE)
 
 
 def test_what_is_refused_leaves_no_folder(cohort_of_bags: Cohort, tmp_path: Path) -> None:

@@ -55,9 +55,16 @@ class Embedding(nn.Sequential):
     def __init__(self, channels: int, widths: tuple[int, ...], dropout: float = 0.0) -> None:
         layers: list[nn.Module] = []
         for width_in, width in zip((channels, *widths), widths, strict=False):
-            layers += [nn.Conv2d(width_in, width, 1), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(width_in, width), nn.ReLU(), nn.Dropout(dropout)]
         super().__init__(*layers)
         self.channels = widths[-1] if widths else channels
+
+    def forward(self, maps_MCHW: Tensor) -> Tensor:
+        """Maps (M, channels, H, W) of maps (M, C, H, W)."""
+        maps_MHWC = maps_MCHW.permute(0, 2, 3, 1)
+        for layer in self:
+            maps_MHWC = layer(maps_MHWC)
+        return maps_MHWC.permute(0, 3, 1, 2)
 
 
 class Encoder(nn.Module):

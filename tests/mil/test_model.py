@@ -133,9 +133,9 @@ class TestFeatures:
         model = model.double().eval()
         features, mask = torch.randn(7, 6), torch.arange(4) < torch.tensor([4, 3])[:, None]
         output = model(features, mask)
-        first, second = (layer for layer in model.encoder.embedding if isinstance(layer, nn.Conv2d))
-        h = torch.relu(features.double() @ first.weight[:, :, 0, 0].T + first.bias)
-        h = torch.relu(h @ second.weight[:, :, 0, 0].T + second.bias)
+        first, second = (layer for layer in model.encoder.embedding if isinstance(layer, nn.Linear))
+        h = torch.relu(features.double() @ first.weight.T + first.bias)
+        h = torch.relu(h @ second.weight.T + second.bias)
         (last,) = (layer for layer in model.head.classifier if isinstance(layer, nn.Linear))
         for row, bag in enumerate(h.split((4, 3))):
             pooling = model.pooling

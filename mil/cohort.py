@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from tiling.features import is_features, read_feature_header
 
 from mil.errors import LabelsError
 from mil.labels import Labels
 from tiling.bag import BagRef, differing, read_header
 from tiling.bags import Bags, open_bags
+from tiling.features import is_features, read_feature_header
 
 
 class Cohort(NamedTuple):

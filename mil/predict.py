@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from tiling.features import FeatureBag
 from torch import Tensor
 
 from mil.checkpoint import ModelCard, load_model
@@ -18,6 +17,7 @@ from mil.losses import probabilities
 from mil.model import FEATURES, MILNet
 from mil.task import Task
 from tiling.bag import Bag
+from tiling.features import FeatureBag
 from tiling.output import replacing
 
 OK, FAILED = "ok", "failed"

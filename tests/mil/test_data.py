@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiling.features import write_features
 
 from mil.data import BagDataset, Item, PixelReader, collate, loader, random_symmetry, read_feature_tensor
 from tests.tiling.test_bag import make_bag
@@ -14,6 +13,7 @@ from tiling import merge
 from tiling.bag import merged_ref, read_bag, write_bag, write_merged
 from tiling.bags import open_bags
 from tiling.errors import BagError
+from tiling.features import write_features
 
 
 def test_dataset_gives_the_tiles_best_first(bags: Path) -> None:

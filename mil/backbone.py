@@ -68,11 +68,6 @@ class Backbone(nn.Module):
         """What the model is given: the asked planes, by mean and deviation, float (M, 3 or 1, px, px)."""
         return (images_MCHW[:, self.planes] - self.mean) / self.std
 
-    @property
-    def is_frozen(self) -> bool:
-        """True if no parameter learns."""
-        return not any(parameter.requires_grad for parameter in self.parameters())
-
     def freeze(self, stages: int | None) -> None:
         """Keep the stem and the first `stages` stages as they are, None: everything; what lies behind learns (again).
 

@@ -51,11 +51,6 @@ class GuidedBackbone(nn.Module):
             attention.append(attention_MHW)
         return torch.cat(parts, dim=1), attention
 
-    @property
-    def is_frozen(self) -> bool:
-        """False: the attention always learns."""
-        return not any(parameter.requires_grad for parameter in self.parameters())
-
     def freeze(self, stages: int | None) -> None:
         """Freeze the backbone, see there; the attention still learns."""
         self.backbone.freeze(stages)
@@ -63,10 +58,6 @@ class GuidedBackbone(nn.Module):
     def freeze_batch_norm(self) -> None:
         """See Backbone."""
         self.backbone.freeze_batch_norm()
-
-    def depth_groups(self) -> list[list[nn.Parameter]]:
-        """The groups of the backbone, and behind them the attention."""
-        return [*self.backbone.depth_groups(), list(self.attentions.parameters())]
 
 
 class _Attention(nn.Module):

@@ -1,5 +1,6 @@
 """MILNet: a network on all instances of a batch at once, pooled to one vector a bag, and one head."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from mil.errors import ModelError
 from mil.guided import GuidedBackbone
 from mil.head import Head, initialise
 from mil.pooling import POOLINGS, Pooling, PoolingOptions, Positions
-from mil.settings import DEFAULT_BACKBONE, ModelSpec
+from mil.settings import DEFAULT_BACKBONE, ModelSpec, TrainSpec
 from mil.task import Task
 from mil.weights import WeightsReport, load_weights
 
@@ -149,10 +150,25 @@ def start_from_weights(model: MILNet, spec: ModelSpec) -> WeightsReport | None:
     """Load the file of `--weights` into the backbone, if there is one; raises ModelError where it does not fit."""
     if spec.weights is None:
         return None
-    backbone = model.encoder.backbone
-    inner = backbone.backbone if isinstance(backbone, GuidedBackbone) else backbone
-    assert isinstance(inner, Backbone), "features take no weights"
-    return load_weights(inner, Path(spec.weights))
+    backbone = bare(model.encoder.backbone)
+    assert backbone is not None, "features take no weights"
+    return load_weights(backbone, Path(spec.weights))
+
+
+def bare(backbone: AnyBackbone) -> Backbone | None:
+    """The backbone itself, without guided attention; None for features."""
+    if isinstance(backbone, Features):
+        return None
+    return backbone.backbone if isinstance(backbone, GuidedBackbone) else backbone
+
+
+def refuse_changed(spec: ModelSpec | TrainSpec, names: Sequence[str]) -> None:
+    """Raise ModelError for a setting of these that has another value than its default: features have no use for it."""
+    default = type(spec)()
+    for name in names:
+        if getattr(spec, name) != getattr(default, name):
+            flag = "--" + name.replace("_", "-")
+            raise ModelError(f"{flag} is for bags of tiles, and these hold features; leave it out")
 
 
 def _backbone(spec: ModelSpec) -> Backbone | GuidedBackbone:
@@ -163,8 +179,5 @@ def _backbone(spec: ModelSpec) -> Backbone | GuidedBackbone:
 
 
 def _features(spec: ModelSpec, channels: int) -> Features:
-    default = ModelSpec()
-    for name in ("backbone", "pretrained", "weights", "channels", "guided"):
-        if getattr(spec, name) != getattr(default, name):
-            raise ModelError(f"--{name} is for bags of tiles, and these hold features; leave it out")
+    refuse_changed(spec, ("backbone", "pretrained", "weights", "channels", "guided"))
     return Features(channels)

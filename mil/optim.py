@@ -6,20 +6,19 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from mil.errors import ModelError
-from mil.model import Features, MILNet
+from mil.guided import GuidedBackbone
+from mil.model import Features, MILNet, bare, refuse_changed
 from mil.settings import TrainSpec
 
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 
 def prepare(model: MILNet, spec: TrainSpec) -> None:
-    """Freeze what the spec says, and set how the model is computed; raises ModelError where it has no such stages."""
+    """Freeze what the spec says, and set how the model is computed; raises ModelError where that cannot be."""
     backbone = model.encoder.backbone
     model.instance_chunk = spec.instance_chunk
     if isinstance(backbone, Features):
-        if spec.freeze is not None:
-            raise ModelError("--freeze is for a backbone, and these bags hold features; leave it out")
+        refuse_changed(spec, ("freeze", "batch_norm", "layer_decay", "channels_last", "compile"))
         return
     if spec.freeze is not None:
         backbone.freeze(None if spec.freeze == "all" else int(spec.freeze))
@@ -53,10 +52,12 @@ def cosine(optimizer: torch.optim.Optimizer, steps: int, end: float) -> LambdaLR
 
 def _rates(model: MILNet, spec: TrainSpec) -> list[tuple[float, list[nn.Parameter]]]:
     """Learning rates and the parameters that have them: the backbone layer by layer, attention, and all the rest."""
-    backbone = model.encoder.backbone
-    depths = [] if isinstance(backbone, Features) else backbone.depth_groups()
+    backbone, attention = model.encoder.backbone, list(model.pooling.parameters())
+    if isinstance(backbone, GuidedBackbone):
+        attention += backbone.attentions.parameters()
+    net = bare(backbone)
+    depths = [] if net is None else net.depth_groups()
     rates = [(spec.lr * spec.layer_decay**above, group) for above, group in enumerate(reversed(depths))]
-    attention = list(model.pooling.parameters())
     rates.append((spec.lr if spec.lr_attention is None else spec.lr_attention, attention))
     taken = {id(weight) for _, weights in rates for weight in weights}
     rest = [weight for weight in model.parameters() if id(weight) not in taken]

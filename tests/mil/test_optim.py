@@ -73,10 +73,21 @@ def test_prepare_sets_how_it_is_computed() -> None:
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_freezing_features_is_refused() -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [{"freeze": 1}, {"batch_norm": "frozen"}, {"channels_last": True}, {"compile": True}, {"layer_decay": 0.5}],
+)
+def test_what_features_have_no_use_for_is_refused(settings: dict[str, object]) -> None:
     model = build_model(ModelSpec(), TASK, {"features": 3})
-    with pytest.raises(ModelError, match="--freeze is for a backbone, and these bags hold features; leave it out"):
-        prepare(model, TrainSpec(freeze=1))
+    flag = "--" + next(iter(settings)).replace("_", "-")
+    with pytest.raises(ModelError, match=f"{flag} is for bags of tiles, and these hold features; leave it out"):
+        prepare(model, TrainSpec(**settings))  # type: ignore[arg-type]
+
+
+def test_guided_attention_learns_as_attention() -> None:
+    found = rates(build(guided="softmax"), TrainSpec(lr=0.1, lr_attention=0.2, lr_head=0.3))
+    assert {lr for name, lr in found.items() if ".attentions." in name} == {0.2}
+    assert {lr for name, lr in found.items() if ".net." in name} == {0.1}
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])

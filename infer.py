@@ -1,7 +1,7 @@
 """`python infer.py --run RUN --slides SLIDES… --out scores.csv`: a probability for every slide, or why not."""
 
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from tiling import cli
 from tiling.bag import Bag, BagRef, differing, read_bag
 from tiling.bags import Bags, open_bags
 from tiling.errors import BagError, InputError, SlideError, TilingError
-from tiling.features import FeatureBag, read_features
+from tiling.features import FeatureBag, is_features, read_features
 from tiling.output import make_writable
 from tiling.progress import progress, shown
 from tiling.sources import SlideRef, find_slides
@@ -64,6 +64,8 @@ def _work(args: Namespace) -> int:
 
     run = load_run(Path(args.run), pick_device(args.device), args.instance_chunk)
     metadata = metadata_of(args.metadata, run.card.metadata)
+    if metadata is not None:
+        tell_unmatched(slides, metadata.index, args.metadata)
     out, heatmaps = Path(args.out), Path(args.heatmaps) if args.heatmaps else None
     if out.is_dir():
         raise InputError(f"--out {str(out)!r} is a folder; give the name of a CSV file")
@@ -71,6 +73,9 @@ def _work(args: Namespace) -> int:
         make_writable(folder)
     if run.takes_features and (bags is None or heatmaps is not None):
         raise InputError("the run was trained on features: give --bags with feature files, and no --heatmaps")
+    if bags is not None and bags.refs and is_features(next(iter(bags.refs.values()))) != run.takes_features:
+        kinds = ("feature files", "bags of tiles")[:: 1 if run.takes_features else -1]
+        raise InputError(f"the run was trained on {kinds[0]}, and {str(bags.path)!r} holds {kinds[1]}")
     spec = run.card.bag_spec
     # A picture shows tiles larger than the network sees them.
     read = read_features if run.takes_features else partial(read_bag, px=run.px if heatmaps is None else None)
@@ -154,6 +159,18 @@ def metadata_of(path: str | None, coder: Any) -> "pd.DataFrame | None":
     for column in coder.scales:
         numeric(table[column], f"the metadata table {path!r}")
     return table.set_index("slide_id")
+
+
+def tell_unmatched(slides: Sequence[SlideRef], names: Collection[str], path: str) -> None:
+    """Say which slides have no metadata; raises InputError where none has."""
+    without = [slide.slide_id for slide in slides if slide.slide_id not in names]
+    if len(without) == len(slides):
+        raise InputError(
+            f"no slide has a row in the metadata table {path!r}; its slide_ids must be the names of the slides, such "
+            f"as {without[0]!r}"
+        )
+    if without:
+        print(f"{len(without)} slides have no metadata: {', '.join(map(shown, without))}", file=sys.stderr)
 
 
 def score(

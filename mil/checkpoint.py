@@ -36,7 +36,8 @@ def save_model(folder: Path, model: MILNet, card: ModelCard) -> None:
     """Write `model.safetensors` and `model.json` into the folder of a fold; the JSON comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "model.safetensors") as temporary:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+        # Copies: some networks (CoaT) have one weight under two names, which the format does not know.
+        save_file({name: value.contiguous().clone() for name, value in model.state_dict().items()}, temporary)
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "software": software(), **asdict(card)}
     with replacing(folder / "model.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -75,7 +76,7 @@ def read_card(folder: Path) -> ModelCard:
 def load_model(folder: Path) -> tuple[MILNet, ModelCard]:
     """The model of a fold, in evaluation mode; raises RunError where a file is missing, damaged or does not fit."""
     card = read_card(folder)
-    model = build_model(card.model, card.task, card.bag_spec, card.metadata.width)
+    model = build_model(card.model, card.task, card.bag_spec, card.metadata)
     path = folder / "model.safetensors"
     try:
         model.load_state_dict(load_file(path))

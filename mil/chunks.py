@@ -19,14 +19,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 def in_chunks(network: nn.Module, instances_M: Tensor, chunk: int | None) -> Tensor:
-    """What `network` gives for instances (M, …), `chunk` of them at a time; None for all at once."""
+    """What `network` gives for instances (M, …), at most `chunk` of them at a time; None for all at once."""
     if chunk is None or len(instances_M) <= chunk:
         return network(instances_M)
-    parts = torch.split(instances_M, chunk)
+    # Parts as equal as can be: batch norm in training cannot do with one instance, and counts each part alike.
+    parts = torch.tensor_split(instances_M, -(-len(instances_M) // chunk))
     learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in network.parameters())
     if not learns:
         return torch.cat([network(part) for part in parts])
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    norms = [module for module in network.modules() if getattr(module, "running_var", None) is not None]
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_kept(norms)
@@ -35,7 +36,7 @@ def in_chunks(network: nn.Module, instances_M: Tensor, chunk: int | None) -> Ten
 
 
 @contextmanager
-def _statistics_kept(norms: list[nn.modules.batchnorm._NormBase]) -> Iterator[None]:
+def _statistics_kept(norms: list[nn.Module]) -> Iterator[None]:
     """A block that leaves the running statistics of batch norms as they were."""
     kept = [(norm, dict(norm.named_buffers(recurse=False))) for norm in norms]
     for norm, buffers in kept:  # autograd wants the tensors of the first time again, so there have to be some

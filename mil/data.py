@@ -3,14 +3,14 @@
 The instances of a batch are stacked: no padding is ever read, moved or computed. A mask says whose they are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
 from tiling.bag import Bag, BagRef, read_bag
 from tiling.features import read_features
@@ -109,16 +109,38 @@ def collate(items: Sequence[Item]) -> Batch:
 def loader(
     dataset: BagDataset, batch_size: int, workers: int, shuffle: bool = False, seed: int = 0
 ) -> DataLoader[Batch]:
-    """Batches of bags; the same seed gives the same order."""
+    """Batches of bags; the same seed gives the same order.
+
+    A bag that would be left over alone goes into the batch before: batch norm cannot learn from one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # collate turns items into batches
-        batch_size,
-        shuffle=shuffle,
+        batch_sampler=_Batches(order, batch_size),
         num_workers=workers,
         collate_fn=collate,
-        generator=torch.Generator().manual_seed(seed),
+        generator=generator,
         persistent_workers=workers > 0,
     )
+
+
+class _Batches(Sampler[list[int]]):
+    """Places in the dataset, some at a time, and never one alone where a batch is of more."""
+
+    def __init__(self, order: Sampler[int], size: int) -> None:
+        self.order, self.size = order, size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        places = list(self.order)
+        for batch in range(len(self)):
+            last = batch == len(self) - 1
+            yield places[batch * self.size : None if last else (batch + 1) * self.size]
+
+    def __len__(self) -> int:
+        count = len(self.order)  # type: ignore[arg-type]  # ours have a length
+        full, left = divmod(count, self.size)
+        return full + (left > 1 or (left == 1 and not full))
 
 
 def random_symmetry(tiles_MCHW: Tensor) -> Tensor:

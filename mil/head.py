@@ -1,6 +1,6 @@
 """The classifier: from the vector of a bag, and maybe metadata, to logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,18 @@ class Head(nn.Module):
         if self.metadata is not None:
             bags_BC = torch.cat([bags_BC, self.metadata(metadata_BF)], dim=1)
         return self.classifier(bags_BC)
+
+
+def silence(head: Head, places: Sequence[int]) -> None:
+    """Let places of the metadata say nothing to begin with.
+
+    An unknown that never occurs in training then says nothing in scoring either, in place of something random.
+    """
+    if head.metadata is not None:
+        with torch.no_grad():
+            first = head.metadata[0]
+            assert isinstance(first, nn.Linear)
+            first.weight[:, list(places)] = 0
 
 
 def initialise(head: Head, how: str) -> None:

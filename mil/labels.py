@@ -1,5 +1,6 @@
 """The labels table."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,9 +126,10 @@ def numeric(column: pd.Series, where: str) -> pd.Series:
 def natural(label: str) -> tuple[int, float, str]:
     """A key that sorts numbers as numbers, and before text."""
     try:
-        return 0, float(label), label
+        number = float(label)
     except ValueError:
-        return 1, 0.0, label
+        number = math.inf
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)
 
 
 class _Refusal:

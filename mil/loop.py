@@ -21,9 +21,9 @@ from mil.data import BagDataset, Batch, Kept, PixelReader, Reader, loader, rando
 from mil.errors import ModelError
 from mil.folds import Split
 from mil.log import EpochLog, kept
-from mil.losses import task_loss
+from mil.losses import log_loss, probabilities, task_loss
 from mil.metadata import MetadataCoder, fit_metadata
-from mil.metrics import auc, log_loss
+from mil.metrics import auc
 from mil.model import FEATURES, Features, MILNet, build_model, start_from_weights
 from mil.optim import cosine, make_optimizer, prepare
 from mil.predict import pick_device, predict_loader
@@ -33,7 +33,6 @@ from tiling.progress import progress
 Loss = Callable[[Tensor, Tensor], Tensor]
 Augment = Callable[[Tensor], Tensor]
 KEPT_BYTES = 2**30  # features of a cohort up to this size stay in memory; each loader worker has its own
-_PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 class FoldResult(NamedTuple):
@@ -51,15 +50,12 @@ def train_fold(cohort: Cohort, split: Split, model_spec: ModelSpec, spec: TrainS
     Without a validation part the last epoch is kept. Raises ModelError where the loss is no longer a number.
     """
     # One process, also in a job of Slurm or beside its srun, which Fabric would otherwise ask for.
-    fabric = Fabric(
-        accelerator=pick_device(spec.device).type, devices=1, plugins=LightningEnvironment(),
-        precision=_PRECISIONS[spec.precision],
-    )  # fmt: skip
+    fabric = Fabric(accelerator=pick_device(spec.device).type, devices=1, plugins=LightningEnvironment())
     torch.manual_seed(spec.seed + split.fold)
     task = cohort.labels.task
     metadata = fit_metadata(cohort.labels.table.iloc[split.train], table.categorical, table.numeric)
     loaders = _loaders(cohort, split, metadata, model_spec.train_px, spec)
-    net = build_model(model_spec, task, cohort.bag_spec, metadata.width)
+    net = build_model(model_spec, task, cohort.bag_spec, metadata)
     start_from_weights(net, model_spec)
     if model_spec.standardize:
         _standardize(net, loaders.train.dataset)
@@ -72,12 +68,13 @@ def train_fold(cohort: Cohort, split: Split, model_spec: ModelSpec, spec: TrainS
     best_weights: dict[str, Tensor] = {}
     with progress(spec.epochs, "epoch", f"fold {split.fold}") as bar:
         for epoch in range(spec.epochs):
-            lr = spec.lr * float(schedule.get_last_lr()[0]) / float(schedule.base_lrs[0])
+            lr = spec.lr * schedule.lr_lambdas[0](schedule.last_epoch)
             loss = _train_epoch(fabric, model, optimizer, schedule, loaders.train, partial(task_loss, task), augment)
             valid_loss = valid_auc = math.nan
             if loaders.valid is not None:
-                chances = predict_loader(model, loaders.valid, task, fabric.device)
-                valid_loss, valid_auc = log_loss(chances, valid_targets), auc(chances, valid_targets)
+                logits = predict_loader(model, loaders.valid, fabric.device)
+                valid_loss = log_loss(task, logits, torch.from_numpy(valid_targets))
+                valid_auc = auc(probabilities(task, logits).numpy(), valid_targets)
             if not math.isfinite(loss) or not (loaders.valid is None or math.isfinite(valid_loss)):
                 raise ModelError(
                     f"the loss of fold {split.fold} became {loss} (validation {valid_loss}) in epoch {epoch}; "
@@ -95,7 +92,8 @@ def train_fold(cohort: Cohort, split: Split, model_spec: ModelSpec, spec: TrainS
                 break
     if best_weights:
         net.load_state_dict(best_weights)
-    return FoldResult(net, metadata, predict_loader(model, loaders.test, task, fabric.device), log)
+    chances = probabilities(task, predict_loader(model, loaders.test, fabric.device)).numpy()
+    return FoldResult(net, metadata, chances, log)
 
 
 class _Loaders(NamedTuple):
@@ -117,6 +115,19 @@ def _loaders(cohort: Cohort, split: Split, metadata: MetadataCoder, px: int, spe
 
     valid = load(split.valid) if len(split.valid) else None
     return _Loaders(load(split.train, shuffle=True), valid, load(split.test))
+
+
+def _explained(error: Exception) -> str | None:
+    """What a user can do about an error of a step, None for any other."""
+    if "more than 1 value per channel" in str(error):
+        return (
+            f"batch norm has nothing to take a mean of ({error}); raise --batch-size, or --instance-chunk if you gave "
+            "one, or --train-px, or tile with more --instances"
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        cause = " ".join(str(error).split())[:200]
+        return f"the backbone cannot be compiled here ({cause}); train without --compile"
+    return None
 
 
 def _standardize(net: MILNet, bags: Any) -> None:
@@ -147,13 +158,10 @@ def _train_epoch(
         )
         try:
             logits = model(instances if augment is None else augment(instances), batch.mask_BN, metadata).logits_BK
-        except ValueError as error:  # batch norm has nothing to take a mean of
-            raise ModelError(f"{error}; raise --train-px or --batch-size, or tile with more --instances") from error
-        except RuntimeError as error:
-            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        except (ValueError, RuntimeError) as error:
+            if (sentence := _explained(error)) is None:
                 raise
-            cause = " ".join(str(error).split())[:200]
-            raise ModelError(f"the backbone cannot be compiled here ({cause}); train without --compile") from error
+            raise ModelError(sentence) from error
         loss = loss_of(logits, target)
         optimizer.zero_grad()
         fabric.backward(loss)

@@ -24,14 +24,28 @@ def task_loss(task: Task, logits_BK: Tensor, target: Tensor) -> Tensor:
 
 def probabilities(task: Task, logits_BK: Tensor) -> Tensor:
     """Probabilities (B, classes) in float64, so that those of a confident model do not round to 0 and 1."""
-    logits_BK = logits_BK.double()
     if task.kind == ANY_OF:
-        return logits_BK.sigmoid()
-    if task.kind == ONE_VS_NORMAL:
-        at = task.normal_index
-        zero = torch.zeros_like(logits_BK[:, :1])
-        logits_BK = torch.cat([logits_BK[:, :at], zero, logits_BK[:, at:]], dim=1)
-    return logits_BK.softmax(dim=1)
+        return logits_BK.double().sigmoid()
+    return _of_classes(task, logits_BK).softmax(dim=1)
+
+
+def log_loss(task: Task, logits_BK: Tensor, target: Tensor) -> float:
+    """The log loss of `mil.metrics`, from logits: finite also where a probability rounds to 1 in float64."""
+    if task.kind != ANY_OF:
+        return nn.functional.cross_entropy(_of_classes(task, logits_BK), target).item()
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        logits_BK.double(), target.nan_to_num().double(), reduction="none"
+    )
+    return losses.masked_fill(target.isnan(), torch.nan).nanmean(dim=0).mean().item()
+
+
+def _of_classes(task: Task, logits_BK: Tensor) -> Tensor:
+    """Logits (B, classes) in float64, of which a softmax gives the probabilities."""
+    logits_BK = logits_BK.double()
+    if task.kind != ONE_VS_NORMAL:
+        return logits_BK
+    at = task.normal_index
+    return torch.cat([logits_BK[:, :at], torch.zeros_like(logits_BK[:, :1]), logits_BK[:, at:]], dim=1)
 
 
 def _against_normal(task: Task, target_B: Tensor, logits_BK: Tensor) -> Tensor:

@@ -32,6 +32,15 @@ class MetadataCoder:
         """Length of the vector of a slide."""
         return sum(len(names) + 1 for names in self.categories.values()) + 2 * len(self.scales)
 
+    @property
+    def unknown(self) -> list[int]:
+        """The places in the vector that say unknown."""
+        places, end = [], 0
+        for size in [len(names) + 1 for names in self.categories.values()] + [2] * len(self.scales):
+            end += size
+            places.append(end - 1)
+        return places
+
     def encode(self, table: pd.DataFrame) -> np.ndarray:
         """Float32 (slides, width) of columns of text; what is empty or was never seen is unknown.
 
@@ -67,8 +76,10 @@ def fit_metadata(table: pd.DataFrame, categorical: Sequence[str], numerical: Seq
 
 def _scale(values: pd.Series) -> tuple[float, float]:
     known = values.dropna()
-    deviation = float(known.std(ddof=0)) if len(known) else 0.0
-    return (float(known.mean()) if len(known) else 0.0), deviation or 1.0
+    if known.empty:
+        return 0.0, 1.0
+    mean, deviation = float(known.mean()), float(known.std(ddof=0))
+    return mean, deviation if deviation > 1e-6 * abs(mean) else 1.0  # all the same, but for rounding
 
 
 def _one_hot(column: pd.Series, names: Sequence[str]) -> np.ndarray:

@@ -11,7 +11,8 @@ from mil.backbone import Backbone
 from mil.chunks import in_chunks
 from mil.errors import ModelError
 from mil.guided import GuidedBackbone
-from mil.head import Head, initialise
+from mil.head import Head, initialise, silence
+from mil.metadata import MetadataCoder
 from mil.pooling import POOLINGS, Pooling, PoolingOptions, Positions
 from mil.settings import DEFAULT_BACKBONE, ModelSpec, TrainSpec
 from mil.task import Task
@@ -79,14 +80,21 @@ class Encoder(nn.Module):
 
     def forward(self, instances_M: Tensor) -> Tensor:
         """Maps (M, C, H, W) of instances (M, …)."""
-        return self.positions(self.embedding(self.backbone(instances_M)))
+        return self.behind(self.backbone(instances_M))
+
+    def behind(self, maps_MCHW: Tensor) -> Tensor:
+        """What becomes of the backbone's maps; never in less than single precision."""
+        maps_MCHW = self.embedding(maps_MCHW)
+        return self.positions(maps_MCHW.float() if maps_MCHW.dtype in (torch.bfloat16, torch.float16) else maps_MCHW)
 
 
 class MILNet(nn.Module):
     """Bags to logits: an encoder of instances, pooling over them, pooling over positions, head.
 
     A pooling over positions that commutes with that over instances is done first, so that maps need not be kept.
-    With `instance_chunk` set, that many instances go through the encoder at a time (see mil.chunks).
+    With `instance_chunk` set, that many instances go through the encoder at a time (see mil.chunks). With
+    `half_precision` backbone and embedding are computed in bfloat16; pooling and head are not, for sums over many
+    instances, exponentials and probabilities want all digits.
     """
 
     def __init__(
@@ -99,6 +107,7 @@ class MILNet(nn.Module):
         self.positions = nn.Identity() if first else Positions(positions)
         self.head = head
         self.instance_chunk: int | None = None
+        self.half_precision = False
 
     def forward(self, instances_M: Tensor, mask_BN: Tensor, metadata_BF: Tensor | None = None) -> MILOutput:
         """Logits and attention of bags.
@@ -107,14 +116,18 @@ class MILNet(nn.Module):
         says whose they are: its True stand for them, in order. It may stay on the CPU: then nothing waits for a GPU.
         `metadata_BF` float32 is for a head with metadata.
         """
-        maps_MCHW = in_chunks(self.encoder, instances_M, self.instance_chunk)
-        if maps_MCHW.dtype in (torch.bfloat16, torch.float16):
-            maps_MCHW = maps_MCHW.float()
-        # Sums over many instances, exponentials and probabilities want all digits.
-        with torch.autocast(maps_MCHW.device.type, enabled=False):
-            pooled = self.pooling(unstack(maps_MCHW, mask_BN), mask_BN.to(maps_MCHW.device))
-            logits_BK = self.head(self.positions(pooled.maps_BCHW).flatten(1), metadata_BF)
+        with torch.autocast(instances_M.device.type, torch.bfloat16, enabled=self.half_precision):
+            maps_MCHW = self._encode(instances_M)
+        pooled = self.pooling(unstack(maps_MCHW, mask_BN), mask_BN.to(maps_MCHW.device))
+        logits_BK = self.head(self.positions(pooled.maps_BCHW).flatten(1), metadata_BF)
         return MILOutput(logits_BK, pooled.attention_BN)
+
+    def _encode(self, instances_M: Tensor) -> Tensor:
+        backbone = self.encoder.backbone
+        frozen = not isinstance(backbone, Features) and not any(w.requires_grad for w in backbone.parameters())
+        if frozen and len(self.encoder.embedding):  # there is nothing to compute the backbone once more for
+            return self.encoder.behind(in_chunks(backbone, instances_M, self.instance_chunk))
+        return in_chunks(self.encoder, instances_M, self.instance_chunk)
 
 
 def unstack(maps_MCHW: Tensor, mask_BN: Tensor) -> Tensor:
@@ -127,8 +140,8 @@ def unstack(maps_MCHW: Tensor, mask_BN: Tensor) -> Tensor:
     return padded.view(bags, longest, *maps_MCHW.shape[1:])
 
 
-def build_model(spec: ModelSpec, task: Task, bag_spec: dict[str, Any], metadata: int = 0) -> MILNet:
-    """The network of a spec for bags made as `bag_spec` says, with metadata of that width.
+def build_model(spec: ModelSpec, task: Task, bag_spec: dict[str, Any], metadata: MetadataCoder | None = None) -> MILNet:
+    """The network of a spec for bags made as `bag_spec` says, with metadata as they are coded.
 
     Raises ModelError for an unknown backbone, and for settings that bags of this kind have no use for.
     """
@@ -140,9 +153,10 @@ def build_model(spec: ModelSpec, task: Task, bag_spec: dict[str, Any], metadata:
     factor = 2 if spec.positions == "both" else 1
     head = Head(
         factor * pooling.channels, task.logits, spec.head_hidden, spec.head_activation, spec.head_norm, spec.dropout,
-        metadata, spec.metadata_hidden,
+        metadata.width if metadata else 0, spec.metadata_hidden,
     )  # fmt: skip
     initialise(head, spec.head_init)
+    silence(head, metadata.unknown if metadata else ())
     return MILNet(backbone, embedding, pooling, head, spec.positions)
 
 
@@ -179,5 +193,5 @@ def _backbone(spec: ModelSpec) -> Backbone | GuidedBackbone:
 
 
 def _features(spec: ModelSpec, channels: int) -> Features:
-    refuse_changed(spec, ("backbone", "pretrained", "weights", "channels", "guided"))
+    refuse_changed(spec, ("backbone", "pretrained", "weights", "channels", "train_px", "guided", "positions"))
     return Features(channels)

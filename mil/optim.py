@@ -16,7 +16,7 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.Adam
 def prepare(model: MILNet, spec: TrainSpec) -> None:
     """Freeze what the spec says, and set how the model is computed; raises ModelError where that cannot be."""
     backbone = model.encoder.backbone
-    model.instance_chunk = spec.instance_chunk
+    model.instance_chunk, model.half_precision = spec.instance_chunk, spec.precision == "bf16"
     if isinstance(backbone, Features):
         refuse_changed(spec, ("freeze", "batch_norm", "layer_decay", "channels_last", "compile"))
         return

@@ -121,18 +121,18 @@ def predict_bag(run: Run, bag: Bag | FeatureBag, metadata: pd.DataFrame | None =
 
 
 @torch.inference_mode()
-def predict_loader(model: torch.nn.Module, batches: Iterable[Batch], task: Task, device: torch.device) -> np.ndarray:
-    """Probabilities float64 (slides, K) in the dataset's order; the model is left as it was, training or not."""
+def predict_loader(model: torch.nn.Module, batches: Iterable[Batch], device: torch.device) -> Tensor:
+    """Logits float64 (slides, K) in the dataset's order; the model is left as it was, training or not."""
     was_training = model.training
     model.eval()
     rows: list[Tensor] = []
     order: list[Tensor] = []
     for batch in batches:
         output = model(batch.instances_M.to(device), batch.mask_BN, batch.metadata_BF.to(device))
-        rows.append(probabilities(task, output.logits_BK).cpu())
+        rows.append(output.logits_BK.double().cpu())
         order.append(batch.index_B)
     model.train(was_training)
-    return torch.cat(rows)[torch.cat(order).argsort()].numpy()
+    return torch.cat(rows)[torch.cat(order).argsort()]
 
 
 def prediction_row(

@@ -13,7 +13,7 @@ import yaml
 
 from mil.checkpoint import ModelCard, save_model
 from mil.cohort import Cohort
-from mil.errors import RunError
+from mil.errors import ModelError, RunError
 from mil.folds import Split, make_folds, make_splits
 from mil.log import EpochLog, kept
 from mil.loop import train_fold
@@ -77,12 +77,14 @@ def train_run(
 
 def _try(cohort: Cohort, model_spec: ModelSpec, spec: TrainSpec, table: TableSpec) -> None:
     """Build the network and its optimiser once, so that what does not fit is refused; says what weights it got."""
-    width = fit_metadata(cohort.labels.table, table.categorical, table.numeric).width
-    net = build_model(model_spec, cohort.labels.task, cohort.bag_spec, width)
+    metadata = fit_metadata(cohort.labels.table, table.categorical, table.numeric)
+    net = build_model(model_spec, cohort.labels.task, cohort.bag_spec, metadata)
     if report := start_from_weights(net, model_spec):
         sys.stderr.write(f"{report}\n")
     prepare(net, spec)
     make_optimizer(net, spec)
+    if model_spec.head_norm and spec.batch_size == 1:
+        raise ModelError("--head-norm takes means over the bags of a step: give a --batch-size of 2 or more")
 
 
 def _metrics(

@@ -1,6 +1,6 @@
 """What can be set of a model and of its training. Free of torch, so that a command line can be read in no time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from mil.errors import SettingsError
@@ -57,7 +57,7 @@ class ModelSpec:
     pooling: Literal["avg", "max", "logsumexp", "concat", "attention", "gated"] = setting(
         "attention", "how the instances of a bag become one"
     )
-    temperature: float = setting(1.0, "of logsumexp pooling: towards 0 a maximum, large close to a mean")
+    temperature: float = setting(1.0, "t of logsumexp pooling: towards 0 a maximum; large, a mean plus t log N")
     attention_hidden: int = setting(128, "hidden units of the attention")
     positions: Literal["avg", "max", "both"] = setting("avg", "how the positions of a feature map become one")
     head_hidden: int | None = setting(None, "width of a hidden layer of the classifier")
@@ -72,15 +72,22 @@ class ModelSpec:
     def __post_init__(self) -> None:
         check(
             self, SettingsError, train_px=at_least(1), attention_hidden=at_least(1), dropout=between(0, 0.99),
-            embed_dropout=between(0, 0.99), temperature=between(1e-6, 1e6), head_hidden=at_least(1),
+            embed_dropout=between(0, 0.99), temperature=between(1e-6, 100), head_hidden=at_least(1),
             metadata_hidden=at_least(1),
         )  # fmt: skip
         if any(width < 1 for width in self.embed):
             raise SettingsError(f"--embed takes widths of at least 1, not {min(self.embed)}")
         if self.pretrained and self.weights is not None:
             raise SettingsError("give --pretrained or --weights, not both")
-        if self.head_norm and self.head_hidden is None:
-            raise SettingsError("--head-norm needs a hidden layer: give --head-hidden")
+        default = {field.name: field.default for field in fields(self)}
+        for name, needs, there in (
+            ("head_norm", "--head-hidden", self.head_hidden is not None),
+            ("head_activation", "--head-hidden", self.head_hidden is not None),
+            ("embed_dropout", "--embed", bool(self.embed)),
+            ("temperature", "--pooling logsumexp", self.pooling == "logsumexp"),
+        ):
+            if getattr(self, name) != default[name] and not there:
+                raise SettingsError(f"--{name.replace('_', '-')} says something only beside {needs}; give both or none")
 
 
 @dataclass(frozen=True)
@@ -124,9 +131,11 @@ class TrainSpec:
             self, SettingsError, folds=at_least(2), epochs=at_least(1), patience=at_least(1), batch_size=at_least(1),
             loader_workers=at_least(0), valid_share=between(0, 0.5), lr=between(1e-12, 1e30), lr_end=at_least(0),
             lr_attention=at_least(0), lr_head=at_least(0), layer_decay=between(0.01, 1), weight_decay=at_least(0),
-            instance_chunk=at_least(1), seed=at_least(0),
+            instance_chunk=at_least(1), seed=between(0, 2**32 - 1),
         )  # fmt: skip
-        if isinstance(self.freeze, int) and self.freeze < 0:
-            raise SettingsError(f"--freeze is all, or a number of stages, not {self.freeze}")
+        if isinstance(self.freeze, int) and self.freeze < 1:
+            raise SettingsError(
+                f"--freeze is all, or a number of stages from 1, not {self.freeze}; leave it out for none"
+            )
         if 0 < self.valid_share < 0.01:
             raise SettingsError(f"--valid-share must be 0, or from 0.01 to 0.5, not {self.valid_share}")

@@ -251,6 +251,22 @@ class TestTrain:
         assert sentence in refusal(train.main, *self.arguments(trained, tmp_path / "run"), *flags)
         assert not (tmp_path / "run").exists()
 
+    @pytest.mark.parametrize(
+        ("yaml", "sentence"),
+        [
+            ("categorical: site\n", "gives one value to a setting that is a list; put it in brackets, such as [a, b]"),
+            ("embed: 4\n", "gives one value to a setting that is a list"),
+            ("label_columns: [0, 1]\n", "--label-columns '0' is not text (put it in quotes)"),
+            ("normal: 0\n", "--normal '0' is not text (put it in quotes) or null"),
+        ],
+    )
+    def test_lists_and_text_in_yaml(
+        self, refusal: Refusal, trained: Trained, tmp_path: Path, yaml: str, sentence: str
+    ) -> None:
+        (tmp_path / "a.yaml").write_text(yaml)
+        found = refusal(train.main, *self.arguments(trained, tmp_path / "run"), "--config", tmp_path / "a.yaml")
+        assert sentence in found
+
     def test_unknown_key_in_yaml(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text("learning_rate: 1\n")
         found = refusal(train.main, *self.arguments(trained, tmp_path / "run"), "--config", tmp_path / "a.yaml")
@@ -296,11 +312,14 @@ class TestMetadata:
         capsys.readouterr()
         return out
 
-    def test_unseen_and_missing_are_unknown(self, run: Path, trained: Trained, tmp_path: Path) -> None:
+    def test_unseen_and_missing_are_unknown(
+        self, run: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         table, out = tmp_path / "metadata.csv", tmp_path / "scores.csv"
-        table.write_text("slide_id,age,site,else\ns01,51,skin,x\ns02,,brain,x\n")  # and no row for the others
+        table.write_text("slide_id,age,site,else\ns01,51,skin,x\ns02,,brain,x\n")
         flags = ["--run", str(run), "--bags", str(trained.bags), "--metadata", str(table), "--out", str(out)]
         assert infer.main(flags) == 0
+        assert "10 slides have no metadata: s00, s03, s04" in capsys.readouterr().err
         assert (pd.read_csv(out)["status"] == "ok").all()
 
     def test_refused(self, refusal: Refusal, run: Path, trained: Trained, tmp_path: Path) -> None:
@@ -314,6 +333,10 @@ class TestMetadata:
         )
         for text, sentence in (
             ("slide_id,age\ns01,5\n", "lacks the column site"),
+            (
+                "slide_id,site,age\ns01.svs,skin,5\n",
+                "no slide has a row in the metadata table '{}'; its slide_ids must",
+            ),
             ("slide_id,site,age\ns01,skin,5\ns02,skin,old\n", "row 3 of the metadata table '{}' has 'old' in the"),
         ):
             table.write_text(text)
@@ -355,12 +378,11 @@ class TestFeatures:
         assert "'s03.h5' is " in refusal(train.main, *given, "--folds", 2).replace(f"{features}/", "")
         assert not (tmp_path / "run").exists()
 
-    def test_run_on_bags_of_another_kind(self, trained: Trained, features: Path, tmp_path: Path) -> None:
-        out = tmp_path / "scores.csv"
-        assert infer.main(["--run", str(trained.run), "--bags", str(features), "--out", str(out)]) == 1
-        scores = pd.read_csv(out)
-        assert (scores["status"] == "failed").all()
-        assert scores["error"].str.contains("is an HDF5 file but no bag").all()
+    def test_run_on_bags_of_another_kind(
+        self, refusal: Refusal, trained: Trained, features: Path, tmp_path: Path
+    ) -> None:
+        given = ("--run", trained.run, "--bags", features, "--out", tmp_path / "scores.csv")
+        assert f"was trained on bags of tiles, and '{features}' holds feature files" in refusal(infer.main, *given)
 
 
 class TestInfer:

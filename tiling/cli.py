@@ -143,7 +143,9 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 def explain(message: str, argv: list[str]) -> str:
     """One sentence from a message of jsonargparse, which may run over many lines."""
-    key = re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL)
+    if "does not support item assignment" in message or "is not iterable" in message:
+        return f"{_config_of(argv)!r} gives one value to a setting that is a list; put it in brackets, such as [a, b]"
+    key = re.match(r'Parser key "([\w.]+)"(?: element \d+)?:\s*(.*)', message, re.DOTALL)
     value = re.search(r"(?:Got|Given) value: (.*)", message)
     if message.startswith("Option "):
         return f"{message[0].lower()}{message[1:]} in {_config_of(argv)!r}; see --help for the settings there are"
@@ -167,7 +169,8 @@ def _plain_type(text: str) -> str:
     if options := re.search(r"Literal\[(.*)\]", text):
         return "one of " + options[1].replace("'", "")
     name = re.sub(r"<class '(.*)'>", r"\1", text)
-    return {"int": "a whole number", "float": "a number", "NoneType": "null", "bool": "true or false"}.get(name, name)
+    plain = {"int": "a whole number", "float": "a number", "NoneType": "null", "bool": "true or false"}
+    return {**plain, "str": "text (put it in quotes)"}.get(name, name)
 
 
 def _config_of(argv: list[str]) -> str:

@@ -25,7 +25,7 @@ CARD = ModelCard(
 
 
 def build() -> MILNet:
-    return build_model(CARD.model, CARD.task, CARD.bag_spec, CARD.metadata.width)
+    return build_model(CARD.model, CARD.task, CARD.bag_spec, CARD.metadata)
 
 
 @pytest.fixture
@@ -50,6 +50,16 @@ def test_weights_are_never_fetched_again(tmp_path: Path) -> None:
     for wanted in (replace(CARD.model, pretrained=True), replace(CARD.model, weights="gone.safetensors")):
         save_model(tmp_path, build(), replace(CARD, model=wanted))
         assert read_card(tmp_path).model == CARD.model
+
+
+def test_weights_under_two_names(tmp_path: Path) -> None:
+    """CoaT's stages share some of theirs."""
+    card = replace(CARD, model=ModelSpec(backbone="coat_lite_tiny", train_px=32, pooling="avg"))
+    model = build_model(card.model, card.task, card.bag_spec, card.metadata)
+    save_model(tmp_path, model, card)
+    loaded, _ = load_model(tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
 
 
 def change(folder: Path, **values: object) -> None:

@@ -88,6 +88,20 @@ def test_loader_order_follows_the_seed(bags: Path, workers: int) -> None:
     assert sorted(orders[2]) == list(range(12))
 
 
+@pytest.mark.parametrize(
+    ("bags", "size", "sizes"),
+    [(9, 4, [4, 5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (1, 4, [1]), (3, 1, [1, 1, 1]), (4, 3, [4]), (2, 8, [2])],
+)
+def test_no_bag_is_left_over_alone(bags: int, size: int, sizes: list[int]) -> None:
+    dataset = BagDataset([Path(str(n)) for n in range(bags)], np.zeros(bags, int), lambda _: torch.zeros(1, 2))
+    for shuffle in (True, False):
+        batches = loader(dataset, size, 0, shuffle)
+        assert len(batches) == len(sizes)
+        found = [batch.index_B.tolist() for batch in batches]
+        assert [len(places) for places in found] == sizes
+        assert sorted(place for places in found for place in places) == list(range(bags))
+
+
 def test_symmetries_are_the_eight_of_the_square() -> None:
     torch.manual_seed(0)
     tile = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3).expand(400, 3, 3, 3)

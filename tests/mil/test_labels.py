@@ -27,7 +27,12 @@ def test_slide_without_patient_is_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("labels", "classes"),
-    [("10 9 2", ("2", "9", "10")), ("b a c", ("a", "b", "c")), ("x 2 10", ("2", "10", "x"))],
+    [
+        ("nan 10 inf 2", ("2", "10", "inf", "nan")),
+        ("10 9 2", ("2", "9", "10")),
+        ("b a c", ("a", "b", "c")),
+        ("x 2 10", ("2", "10", "x")),
+    ],
 )
 def test_order_of_classes(tmp_path: Path, labels: str, classes: tuple[str, ...]) -> None:
     rows = "".join(f"s{i},{label}\n" for i, label in enumerate(labels.split()))

@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from mil.losses import probabilities, task_loss
+from mil import metrics
+from mil.losses import log_loss, probabilities, task_loss
 from mil.task import Task
 
 ONE_OF = Task(("a", "b", "c"))
@@ -71,6 +73,25 @@ def test_probabilities_against_normal_are_a_multinomial_with_that_reference() ->
     total = math.e + 1 + math.exp(-2)
     assert chances == pytest.approx([math.e / total, 1 / total, math.exp(-2) / total])
     assert chances[0] / (chances[0] + chances[1]) == pytest.approx(sigmoid(1))  # what the logit was trained to say
+
+
+def test_log_loss_is_that_of_the_probabilities() -> None:
+    random = np.random.default_rng(0)
+    for task, target in (
+        (ONE_OF, random.integers(0, 3, 20)),
+        (VS_NORMAL, random.integers(0, 3, 20)),
+        (ANY_OF, np.where(random.random((20, 2)) < 0.2, np.nan, random.integers(0, 2, (20, 2)))),
+    ):
+        logits = torch.from_numpy(random.normal(0, 3, (20, task.logits)))
+        expected = metrics.log_loss(probabilities(task, logits).numpy(), target)
+        assert log_loss(task, logits, torch.from_numpy(target)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_log_loss_is_finite_where_a_probability_rounds_to_one() -> None:
+    assert log_loss(ANY_OF, torch.tensor([[50.0, 0]]), torch.tensor([[0.0, 0]])) == pytest.approx(
+        (50 + math.log(2)) / 2
+    )
+    assert log_loss(ONE_OF, torch.tensor([[2000.0, 0, 0]]), torch.tensor([1])) == 2000
 
 
 def test_one_vs_normal_finds_the_probabilities_there_are() -> None:

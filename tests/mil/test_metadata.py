@@ -24,6 +24,7 @@ def test_fit(coder: MetadataCoder) -> None:
     assert coder.categories == {"site": ("colon", "skin"), "grade": ("2", "10")}
     assert coder.scales == {"age": (60.0, pytest.approx(np.sqrt(800 / 3)))}
     assert (coder.columns, coder.width) == (("site", "grade", "age"), 8)
+    assert coder.unknown == [2, 5, 7]
 
 
 def test_encode(coder: MetadataCoder) -> None:
@@ -46,10 +47,16 @@ def test_none() -> None:
 
 
 def test_columns_that_say_nothing() -> None:
-    table = pd.DataFrame({"same": ["7", "7"], "empty": ["", ""]})
+    table = pd.DataFrame({"same": ["0.1"] * 7, "empty": [""] * 7})  # whose mean and deviation are not quite .1 and 0
     coder = fit_metadata(table, [], ["same", "empty"])
-    assert coder.scales == {"same": (7.0, 1.0), "empty": (0.0, 1.0)}
-    assert coder.encode(table).tolist() == [[0, 0, 0, 1]] * 2
+    assert coder.scales == {"same": (pytest.approx(0.1), 1.0), "empty": (0.0, 1.0)}
+    np.testing.assert_allclose(coder.encode(table), [[0, 0, 0, 1]] * 7, atol=1e-12)
+    np.testing.assert_allclose(coder.encode(table.assign(same="0.2"))[0], [0.1, 0, 0, 1], rtol=1e-6)
+
+
+def test_order_of_categories_is_one() -> None:
+    table = pd.DataFrame({"site": ["B", "nan", "7", "A", "inf", "10"]})
+    assert fit_metadata(table, ["site"], []).categories["site"] == ("7", "10", "A", "B", "inf", "nan")
 
 
 def test_through_json(coder: MetadataCoder) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mil.errors import ModelError, SettingsError
+from mil.metadata import MetadataCoder
 from mil.model import Embedding, Features, MILNet, MILOutput, build_model, unstack
 from mil.pooling import POOLINGS
 from mil.settings import ModelSpec, TrainSpec
@@ -160,6 +161,8 @@ class TestFeatures:
             ({"channels": "g"}, "--channels is for bags of tiles"),
             ({"guided": "softmax"}, "--guided is for bags of tiles"),
             ({"weights": "x"}, "--weights is for bags of tiles"),
+            ({"train_px": 7}, "--train-px is for bags of tiles"),
+            ({"positions": "max"}, "--positions is for bags of tiles"),
             ({"pooling": "concat"}, "concat pooling needs bags of a size known beforehand"),
         ],
     )
@@ -186,17 +189,57 @@ def test_standardize_is_for_features() -> None:
     ("task", "logits"), [(TASK, 3), (Task(("a", "b"), "any of"), 2), (Task(("a", "n"), "one vs normal", "n"), 1)]
 )
 def test_a_logit_for_each_thing_to_tell(task: Task, logits: int) -> None:
-    model = build_model(spec(), task, TILES, metadata=2)
+    model = build_model(spec(), task, TILES, MetadataCoder({"site": ("colon",)}, {}))
     assert model(*batch(2, 1), torch.zeros(2, 2)).logits_BK.shape == (2, logits)
 
 
-def test_pooling_and_head_keep_all_digits_in_half_precision() -> None:
-    model = build_model(spec(pooling="logsumexp"), TASK, TILES)
-    seen: list[torch.dtype] = []
-    model.encoder.register_forward_hook(lambda *args: seen.append(args[2].dtype))
-    with torch.autocast("cpu", torch.bfloat16):
-        output = model(*batch(2, 1))
-    assert (seen, output.logits_BK.dtype) == ([torch.bfloat16], torch.float32)
+@pytest.mark.parametrize("pooling", ["attention", "logsumexp"])  # positions first, and last
+def test_half_precision_is_for_backbone_and_embedding_alone(pooling: str) -> None:
+    coder = MetadataCoder({}, {"age": (50.0, 10.0)})
+    model = build_model(spec(pooling=pooling, embed=(8,)), TASK, TILES, coder)
+    model.half_precision = True
+    seen: dict[str, torch.dtype] = {}
+    for name in ("encoder.backbone", "encoder.embedding", "encoder.positions", "pooling"):
+        model.get_submodule(name).register_forward_hook(
+            lambda _, __, result, name=name: seen.update({name: getattr(result, "maps_BCHW", result).dtype})
+        )
+    output = model(*batch(2, 1), torch.tensor([[0.1, 0], [0, 1]]))
+    half, single = torch.bfloat16, torch.float32
+    assert list(seen.values()) == [half, half, single, single]
+    assert output.logits_BK.dtype == single
+
+
+def test_half_precision_takes_features_as_they_are() -> None:
+    model = build_model(ModelSpec(embed=(8,)), TASK, FEATURES)
+    model.half_precision = True
+    seen: list[Tensor] = []
+    model.encoder.backbone.register_forward_hook(lambda _, __, result: seen.append(result))
+    features = torch.full((3, 6), 10.01)
+    model(features, torch.ones(1, 3, dtype=torch.bool))
+    assert torch.equal(seen[0].flatten(1), features)
+
+
+def test_frozen_backbone_is_computed_once() -> None:
+    """Chunks are computed again in the backward pass for what learns, not for what is frozen."""
+    model = build_model(spec(embed=(8,)), TASK, TILES)
+    model.encoder.backbone.freeze(None)  # type: ignore[operator]
+    model.instance_chunk = 2
+    seen: list[int] = []
+    model.encoder.backbone.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    model(*batch(3, 1)).logits_BK.sum().backward()
+    assert seen == [2, 2]
+    weight = model.encoder.embedding[0].weight
+    assert isinstance(weight, nn.Parameter)
+    assert weight.grad is not None
+
+
+def test_unknown_metadata_say_nothing_until_learned() -> None:
+    coder = MetadataCoder({"site": ("colon",)}, {"age": (50.0, 10.0)})
+    model = build_model(spec(), TASK, TILES, coder).eval()
+    bags = torch.randn(2, model.pooling.channels)
+    known_nothing, unknown = torch.zeros(2, coder.width), torch.tensor([[0.0, 1, 0, 1]]).expand(2, -1)
+    assert torch.equal(model.head(bags, known_nothing), model.head(bags, unknown))
+    assert not torch.equal(model.head(bags, known_nothing), model.head(bags, known_nothing + 1))
 
 
 class TestSettings:
@@ -210,7 +253,10 @@ class TestSettings:
             ({"temperature": 0.0}, "--temperature must be from 1e-06"),
             ({"embed": (8, 0)}, "--embed takes widths of at least 1, not 0"),
             ({"pretrained": True, "weights": "x"}, "give --pretrained or --weights, not both"),
-            ({"head_norm": True}, "--head-norm needs a hidden layer: give --head-hidden"),
+            ({"head_norm": True}, "--head-norm says something only beside --head-hidden; give both or none"),
+            ({"head_activation": "gelu"}, "--head-activation says something only beside --head-hidden"),
+            ({"embed_dropout": 0.5}, "--embed-dropout says something only beside --embed"),
+            ({"temperature": 2.0}, "--temperature says something only beside --pooling logsumexp"),
         ],
     )
     def test_model(self, wrong: dict[str, object], sentence: str) -> None:
@@ -223,9 +269,10 @@ class TestSettings:
             ({"folds": 1}, "--folds must be at least 2, not 1"),
             ({"valid_share": 0.9}, "--valid-share must be from 0 to 0.5, not 0.9"),
             ({"valid_share": 0.001}, "--valid-share must be 0, or from 0.01 to 0.5, not 0.001"),
-            ({"seed": -1}, "--seed must be at least 0, not -1"),
+            ({"seed": -1}, "--seed must be from 0 to 4294967295, not -1"),
             ({"epochs": None}, "--epochs needs a value, not null"),
-            ({"freeze": -1}, "--freeze is all, or a number of stages, not -1"),
+            ({"freeze": 0}, "--freeze is all, or a number of stages from 1, not 0; leave it out for none"),
+            ({"seed": 2**32}, "--seed must be from 0 to 4294967295, not 4294967296"),
             ({"freeze": "half"}, "--freeze is one of all, not 'half'"),
             ({"instance_chunk": 0}, "--instance-chunk must be at least 1, not 0"),
             ({"layer_decay": 1.5}, "--layer-decay must be from 0.01 to 1, not 1.5"),

@@ -268,6 +268,23 @@ class TestFeatures:
         assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["backbone"] is None
 
 
+def test_learning_rate_in_the_log_is_that_of_the_backbone(cohort_of_bags: Cohort) -> None:
+    spec = replace(SPEC, freeze="all", lr_attention=0.0, lr_end=1e-5)
+    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
+    assert [row.lr for row in result.log] == pytest.approx([1e-3, 1e-5 + (1e-3 - 1e-5) / 2])
+
+
+def test_head_norm_and_a_bag_left_over(cohort_of_bags: Cohort, tmp_path: Path) -> None:
+    """Of five training slides in fours none may come alone."""
+    model = replace(MODEL, head_hidden=4, head_norm=True)
+    part = split(cohort_of_bags, 0)
+    part = part._replace(train=np.concatenate([part.train, part.valid])[:5])
+    result = train_fold(cohort_of_bags, part, model, SPEC, TABLE)
+    assert np.isfinite(result.probabilities).all()
+    with pytest.raises(ModelError, match="--head-norm takes means over the bags of a step: give a --batch-size of 2"):
+        train_run(cohort_of_bags, tmp_path / "run", model, replace(SPEC, batch_size=1))
+
+
 def test_config_names_the_backbone_that_was_taken(
     cohort_of_bags: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,7 +316,7 @@ def test_freezing_leaves_the_backbone_as_it_was(cohort_of_bags: Cohort) -> None:
     "settings",
     [
         {"instance_chunk": 5, "batch_norm": "frozen"},
-        {"precision": "bf16", "channels_last": True},
+        {"precision": "bf16", "channels_last": True, "lr_head": 1e-2},
         {"layer_decay": 0.7, "lr_attention": 1e-3, "lr_head": 1e-3, "optimizer": "adam", "freeze": 1},
     ],
 )
@@ -350,7 +367,7 @@ def test_batch_of_one_tile_is_an_error_that_helps(cohort_of_bags: Cohort, monkey
 
     monkeypatch.setattr("mil.data.bag_tensor", one_tile)
     spec = TrainSpec(folds=2, epochs=1, batch_size=1, device="cpu")
-    with pytest.raises(ModelError, match="Expected more than 1 value .*; raise --train-px or --batch-size"):
+    with pytest.raises(ModelError, match="Expected more than 1 value .*; raise --batch-size, or --instance-chunk"):
         train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
 
 

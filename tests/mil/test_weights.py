@@ -197,7 +197,9 @@ class TestRefused:
             load_weights(Backbone("test_resnet", 32), tmp_path / "w.pt")
 
     @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-    @pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04damaged"])
+    @pytest.mark.parametrize(
+        "content", [b"", b"no weights at all", b"PK\x03\x04damaged", b"slide_id,label\na,1\nb,0\n"]
+    )
     def test_damaged(self, tmp_path: Path, name: str, content: bytes) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(

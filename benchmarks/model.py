@@ -39,7 +39,7 @@ FLAGS: dict[str, dict[str, object]] = {
 def main(argv: list[str] | None = None) -> int:
     """Measure and print; status 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbones", nargs="+", default=["resnet18", "efficientnetv2_rw_t"], help="timm models")
+    parser.add_argument("--backbones", nargs="+", default=["resnet18", "vit_tiny_patch16_224"], help="timm models")
     parser.add_argument("--bags", type=int, default=2, help="bags of a step")
     parser.add_argument("--instances", type=int, default=16, help="tiles of a bag")
     parser.add_argument("--px", type=int, default=224, help="side of a tile in pixels")
@@ -82,7 +82,11 @@ def bare_step(name: str, px: int, tiles: Tensor) -> Step:
     from mil.backbone import Backbone
 
     scaled = Backbone(name, px).to(tiles.device)
-    net: nn.Module = timm.create_model(name, num_classes=2).to(tiles.device).train()
+    try:
+        net: nn.Module = timm.create_model(name, num_classes=2, img_size=px)
+    except TypeError:  # it takes pictures of any size
+        net = timm.create_model(name, num_classes=2)
+    net.to(tiles.device).train()
     target = torch.zeros(len(tiles), dtype=torch.long, device=tiles.device)
 
     def step() -> None:

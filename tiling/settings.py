@@ -42,8 +42,9 @@ def check(settings: Any, error: type[Exception], **ranges: Range) -> None:
         name, value = each.name, getattr(settings, each.name)
         flag = "--" + name.replace("_", "-")
         options = _options(hints[name])
-        if isinstance(value, str) and options and value not in options:
-            raise error(f"{flag} is one of {', '.join(options)}, not {value!r}")
+        # Beside a number or nothing (int | Literal["all"] | None) the options are the words there are.
+        if options and (get_origin(hints[name]) is Literal or isinstance(value, str)) and value not in options:
+            raise error(f"{flag} is one of {', '.join(map(str, options))}, not {value!r}")
         if value is None:
             if type(None) not in get_args(hints[name]):
                 raise error(f"{flag} needs a value, not null")
@@ -57,8 +58,8 @@ def check(settings: Any, error: type[Exception], **ranges: Range) -> None:
             raise error(f"{flag} must be {allowed}, not {value!r}")
 
 
-def _options(hint: Any) -> tuple[str, ...]:
-    """The words that a setting of this type may be, none if it may be any."""
+def _options(hint: Any) -> tuple[Any, ...]:
+    """What a setting of this type may be, as far as its type lists it."""
     if get_origin(hint) is Literal:
         return get_args(hint)
     return tuple(option for part in get_args(hint) for option in _options(part))

@@ -55,14 +55,13 @@ def _parser() -> ArgumentParser:
 def _work(args: Namespace) -> int:
     if bool(args.slides) == bool(args.bags):
         raise InputError("give either --slides or --bags")
-    workers, time_limit_s = cli.workers_from(args), cli.time_limit_from(args)
+    workers, time_limit_s = cli.count_from(args, "workers"), cli.time_limit_from(args)
     bags = None if args.slides else open_bags(Path(args.bags))
     slides = find_slides(map(Path, args.slides), cli.default_mpp_from(args)) if bags is None else slides_of(bags)
-    if args.instance_chunk is not None and args.instance_chunk < 1:
-        raise InputError(f"--instance-chunk must be at least 1, not {args.instance_chunk}")
+    instance_chunk = None if args.instance_chunk is None else cli.count_from(args, "instance_chunk")
     from mil.predict import FAILED, load_run, pick_device, write_predictions  # torch: wrong input is told before
 
-    run = load_run(Path(args.run), pick_device(args.device), args.instance_chunk)
+    run = load_run(Path(args.run), pick_device(args.device), instance_chunk)
     metadata = metadata_of(args.metadata, run.card.metadata)
     if metadata is not None:
         tell_unmatched(slides, metadata.index, args.metadata)

@@ -38,10 +38,10 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.classic import FOLDS, with_folds
 from benchmarks.machine import machine
 from mil.checkpoint import load_model
 from mil.cohort import gather
@@ -55,7 +55,6 @@ from tiling.bag import Bag, BagHeader, bag_path, write_bag
 from tiling.codec import CODECS, encode_overview
 from tiling.output import write_table
 
-FOLDS = 10
 CODEC = "raw"
 WITH_ATTENTION = ("attention", "gated")
 RESAMPLES = 1000
@@ -121,10 +120,8 @@ def convert(source: Path, out: Path, seed: int) -> int:
         write_bag(bag_path(out / "bags", slide_id), make_bag(slide_id, source, patches[inside], most))
         labels.append((slide_id, int(cancerous[inside].max())))
         instances += [(slide_id, tile, int(cancerous[row])) for tile, row in enumerate(inside)]
-    positive = [label for _, label in labels]
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, positive)
-    fold_of = {labels[row][0]: fold for fold, (_, test) in enumerate(folds) for row in test}
-    write_table(out / "labels.csv", ["slide_id", "label", "fold"], [(*label, fold_of[label[0]]) for label in labels])
+    table = with_folds(pd.DataFrame(labels, columns=["slide_id", "label"]), seed)
+    write_table(out / "labels.csv", ["slide_id", "label", "fold"], table.itertuples(index=False))
     write_table(out / "instances.csv", ["slide_id", "tile", "cancerous"], instances)
     return size
 

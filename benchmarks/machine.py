@@ -14,3 +14,10 @@ def machine(*packages: str) -> str:
     cpu = names[0] if names else platform.processor() or platform.machine()
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return f"{cpu}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, {versions}"
+
+
+def device_name(device: str) -> str:
+    """What the steps run on."""
+    import torch
+
+    return str(torch.cuda.get_device_name()) if device == "cuda" else f"{torch.get_num_threads()} threads"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import machine
+from benchmarks.machine import device_name, machine
 
 MIB = 2**20
 
@@ -60,13 +60,6 @@ def main(argv: list[str] | None = None) -> int:
             ratio = "" if parts.mib is None else f"{parts.mib / least:.2f}"
             print(f"| {count} | {parts.inputs_mib:.0f} | {shown(whole)} | {shown(parts)} | {ratio} |", flush=True)
     return 0
-
-
-def device_name(device: str) -> str:
-    """What the steps run on."""
-    import torch
-
-    return str(torch.cuda.get_device_name()) if device == "cuda" else f"{torch.get_num_threads()} threads"
 
 
 def shown(step: Step) -> str:

@@ -17,8 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import machine
-from benchmarks.memory import device_name
+from benchmarks.machine import device_name, machine
 from mil.model import MILNet, build_model
 from mil.optim import prepare
 from mil.predict import pick_device

@@ -14,7 +14,9 @@ from mil.model import MILNet, build_model
 from mil.settings import ModelSpec
 from mil.task import Task
 from tiling.bag import software
+from tiling.features import FEATURES
 from tiling.output import replacing
+from tiling.settings import with_tuples
 
 FORMAT = "gigabag-model"
 FORMAT_VERSION = 2
@@ -55,11 +57,11 @@ def read_card(folder: Path) -> ModelCard:
                 f"this program reads {FORMAT} version {FORMAT_VERSION}; train again or use the version that wrote it"
             )
         spec = content["bag_spec"]
-        int(spec["features"] if "features" in spec else spec["instances"])
+        int(spec[FEATURES if FEATURES in spec else "instances"])
         return ModelCard(
             # Weights come from the file beside it, never again from a hub or another file.
-            ModelSpec(**{**_tuples(content["model"]), "pretrained": False, "weights": None}),
-            Task(**_tuples(content["task"])),
+            ModelSpec(**{**with_tuples(content["model"]), "pretrained": False, "weights": None}),
+            Task(**with_tuples(content["task"])),
             spec,
             MetadataCoder.from_json(content["metadata"]),
             content["fold"],
@@ -84,8 +86,3 @@ def load_model(folder: Path) -> tuple[MILNet, ModelCard]:
         cause = " ".join(str(error).split())[:200]
         raise RunError(f"{str(path)!r} does not hold the weights of this model ({cause}); train again") from error
     return model.eval(), card
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

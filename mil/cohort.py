@@ -50,11 +50,8 @@ def gather(labels: Labels, path: Path, skip_missing: bool) -> Cohort:
             f"the first is {slide_id!r} ({cause}); tile them, delete their rows, or give --skip-missing"
         )
     chosen = labels.at(has_bag)
-    strata = chosen.strata
-    if not strata.any().all():
-        raise LabelsError(
-            f"no slide with the label {strata.columns[~strata.any()][0]!r} has a bag in {str(path)!r}; tile some"
-        )
+    if absent := chosen.absent:
+        raise LabelsError(f"no slide with the label {absent!r} has a bag in {str(path)!r}; tile some")
     refs = [bags.refs[slide_id] for slide_id in chosen.table["slide_id"]]
     unlabelled = sorted(bags.refs.keys() - set(table["slide_id"]))
     sizes, spec = _headers(refs)

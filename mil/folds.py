@@ -27,7 +27,7 @@ def make_splits(labels: Labels, fold_of: np.ndarray, valid_share: float, seed: i
     for fold in range(fold_of.max() + 1):
         training = np.flatnonzero(fold_of != fold)
         rest = labels.at(training)
-        if absent := _absent(rest.strata):
+        if absent := rest.absent:
             raise LabelsError(
                 f"without fold {fold} no slide of the label {absent!r} is left to train on; "
                 "spread each label over two folds or more"
@@ -44,15 +44,14 @@ def make_folds(labels: Labels, folds: int, seed: int) -> np.ndarray:
     """
     if "fold" in labels.table:
         return _given_folds(labels.table)
-    strata = labels.strata
-    patients = strata.groupby(labels.table["patient_id"]).any().sum()
+    patients = labels.patients
     label, fewest = str(patients.idxmin()), int(patients.min())
     if fewest < folds:
         raise LabelsError(
             f"label {label!r} has {fewest} patients, fewer than the {folds} folds; "
             + (f"lower --folds to {fewest} or add patients" if fewest > 1 else "add patients")
         )
-    return deal(labels.table["patient_id"], strata, folds, seed)
+    return deal(labels.table["patient_id"], labels.strata, folds, seed)
 
 
 def inner_validation(labels: Labels, share: float, seed: int) -> np.ndarray:
@@ -63,13 +62,11 @@ def inner_validation(labels: Labels, share: float, seed: int) -> np.ndarray:
     """
     if share == 0:
         return np.zeros(len(labels), bool)
-    strata, patients = labels.strata, labels.table["patient_id"]
-    fewest = int(strata.groupby(patients).any().sum().min())
-    parts = max(2, min(round(1 / share), fewest))
-    part_of = deal(patients, strata, parts, seed)
+    parts = max(2, min(round(1 / share), int(labels.patients.min())))
+    part_of = deal(labels.table["patient_id"], labels.strata, parts, seed)
     for part in range(parts):
         chosen = part_of == part
-        if not _absent(strata[chosen]) and not _absent(strata[~chosen]):
+        if not labels.at(chosen).absent and not labels.at(~chosen).absent:
             return chosen
     raise LabelsError(
         "the training folds cannot be split into a part to train on and a part to stop on that both have every "
@@ -99,12 +96,6 @@ def deal(patients: pd.Series, strata: pd.DataFrame, parts: int, seed: int) -> np
         size[part] += sizes[row]
         part_of[names[row]] = int(part)
     return patients.map(part_of).to_numpy()
-
-
-def _absent(strata: pd.DataFrame) -> str:
-    """The first stratum without a slide, an empty text if all have one."""
-    there = strata.any()
-    return "" if there.all() else str(there.index[~there][0])
 
 
 def _given_folds(table: pd.DataFrame) -> np.ndarray:

@@ -47,6 +47,17 @@ class Labels:
             columns = {name: targets == k for k, name in enumerate(self.task.classes)}
         return pd.DataFrame(columns, index=self.table.index)
 
+    @property
+    def absent(self) -> str:
+        """The first stratum without a slide, an empty text if all have one."""
+        there = self.strata.any()
+        return "" if there.all() else str(there.index[~there][0])
+
+    @property
+    def patients(self) -> pd.Series:
+        """How many patients each stratum has."""
+        return self.strata.groupby(self.table["patient_id"]).any().sum()
+
     def at(self, rows: np.ndarray) -> "Labels":
         """The labels of some slides, by their places or by a bool for each."""
         return Labels(self.table.iloc[np.arange(len(self))[rows]].reset_index(drop=True), self.task)
@@ -64,18 +75,17 @@ def read_labels(path: Path, spec: TableSpec | None = None) -> Labels:
     """
     spec = spec or TableSpec()
     table = read_table(path, "labels table", ("slide_id", *spec.label_columns, *spec.metadata))
-    refuse = _Refusal(path)
     if table.empty:
-        raise LabelsError(f"the labels table {str(path)!r} has no rows; add a row a slide")
+        raise LabelsError(f"{_labels_table(path)} has no rows; add a row a slide")
     if "patient_id" not in table:
         table["patient_id"] = ""
     table["patient_id"] = table["patient_id"].where(table["patient_id"] != "", table["slide_id"])
     if len(spec.label_columns) == 1:
-        table, task = _with_classes(table, spec, refuse)
+        table, task = _with_classes(table, spec, path)
     else:
-        table, task = _with_several(table, spec, refuse)
+        table, task = _with_several(table, spec, path)
     for column in spec.numeric:
-        numeric(table[column], f"the labels table {str(path)!r}")
+        numeric(table[column], _labels_table(path))
     targets = list(map(target_column, task.classes)) if task.kind == ANY_OF else ["target"]
     columns = ["slide_id", "patient_id", "label", *targets, *(["fold"] if "fold" in table else []), *spec.metadata]
     return Labels(table[columns], task)
@@ -103,23 +113,20 @@ def read_table(path: Path, what: str, needed: Sequence[str]) -> pd.DataFrame:
         raise LabelsError(
             f"the {what} {str(path)!r} lacks the column {' and '.join(missing)}; it has {', '.join(table.columns)}"
         )
-    refuse = _Refusal(path, what)
-    refuse(table["slide_id"] == "", "has an empty slide_id; fill it in or delete the row")
+    where = f"the {what} {str(path)!r}"
+    _refuse(table["slide_id"] == "", where, "has an empty slide_id; fill it in or delete the row")
     twice_rows = table["slide_id"].duplicated()
-    refuse(twice_rows, f"has the slide {_first(table['slide_id'], twice_rows)!r} again; keep one of its rows")
+    again = f"has the slide {_first(table['slide_id'], twice_rows)!r} again; keep one of its rows"
+    _refuse(twice_rows, where, again)
     return table
 
 
 def numeric(column: pd.Series, where: str) -> pd.Series:
     """A column of text as float64, nan where it is empty; raises LabelsError, naming the row, for what is no number."""
     values = pd.to_numeric(column.replace("", None), errors="coerce").astype(np.float64)
-    wrong = ~np.isfinite(values.to_numpy()) & (column != "").to_numpy()
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise LabelsError(
-            f"row {row + 2} of {where} has {column.iloc[row]!r} in the numeric column {column.name}; give a number, "
-            "leave it empty where it is unknown, or name the column with --categorical"
-        )
+    wrong = pd.Series(~np.isfinite(values), values.index) & (column != "")
+    remedy = "give a number, leave it empty where it is unknown, or name the column with --categorical"
+    _refuse(wrong, where, f"has {_first(column, wrong)!r} in the numeric column {column.name}; {remedy}")
     return values
 
 
@@ -132,49 +139,44 @@ def natural(label: str) -> tuple[int, float, str]:
     return (0, number, label) if math.isfinite(number) else (1, 0.0, label)
 
 
-class _Refusal:
-    """Raises LabelsError for the first row of a table in which something is wrong."""
-
-    def __init__(self, path: Path, what: str = "labels table") -> None:
-        self.path, self.what = path, what
-
-    def __call__(self, wrong: pd.Series, sentence: str) -> None:
-        if wrong.any():
-            row = int(np.flatnonzero(wrong.to_numpy())[0]) + 2  # the header is row 1
-            raise LabelsError(f"row {row} of the {self.what} {str(self.path)!r} {sentence}")
+def _refuse(wrong: pd.Series, where: str, sentence: str) -> None:
+    """Raise LabelsError for the first row of a table in which something is wrong."""
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0]) + 2  # the header is row 1
+        raise LabelsError(f"row {row} of {where} {sentence}")
 
 
-def _with_classes(table: pd.DataFrame, spec: TableSpec, refuse: _Refusal) -> tuple[pd.DataFrame, Task]:
+def _labels_table(path: Path) -> str:
+    return f"the labels table {str(path)!r}"
+
+
+def _with_classes(table: pd.DataFrame, spec: TableSpec, path: Path) -> tuple[pd.DataFrame, Task]:
     (column,) = spec.label_columns
-    refuse(table[column] == "", f"has an empty {column}; fill it in or delete the row")
+    _refuse(table[column] == "", _labels_table(path), f"has an empty {column}; fill it in or delete the row")
     classes = tuple(sorted(table[column].unique(), key=natural))
     if len(classes) < 2:
-        raise LabelsError(
-            f"the labels table {str(refuse.path)!r} has one class only ({', '.join(classes)}); training needs two"
-        )
+        raise LabelsError(f"{_labels_table(path)} has one class only ({', '.join(classes)}); training needs two")
     if spec.normal is not None and spec.normal not in classes:
-        raise LabelsError(f"--normal {spec.normal!r} is no label of {str(refuse.path)!r}; it has {', '.join(classes)}")
+        raise LabelsError(f"--normal {spec.normal!r} is no label of {str(path)!r}; it has {', '.join(classes)}")
     target = table[column].map({label: target for target, label in enumerate(classes)})
     return table.assign(label=table[column], target=target), Task(
         classes, ONE_OF if spec.normal is None else ONE_VS_NORMAL, spec.normal
     )
 
 
-def _with_several(table: pd.DataFrame, spec: TableSpec, refuse: _Refusal) -> tuple[pd.DataFrame, Task]:
+def _with_several(table: pd.DataFrame, spec: TableSpec, path: Path) -> tuple[pd.DataFrame, Task]:
     values = {}
     for name in spec.label_columns:
         column = pd.to_numeric(table[name].replace("", None), errors="coerce")
         wrong = ~(column.isin([0, 1]) | (table[name] == ""))
-        refuse(
-            wrong, f"has {_first(table[name], wrong)!r} in the label column {name}; give 1, 0, or nothing for unknown"
-        )
+        found = f"has {_first(table[name], wrong)!r} in the label column {name}"
+        _refuse(wrong, _labels_table(path), f"{found}; give 1, 0, or nothing for unknown")
         values[name] = column.astype(np.float64)
         if set(values[name].dropna()) != {0, 1}:
-            raise LabelsError(
-                f"the label column {name!r} of {str(refuse.path)!r} does not have both 0 and 1; leave it out"
-            )
+            raise LabelsError(f"the label column {name!r} of {str(path)!r} does not have both 0 and 1; leave it out")
     known = pd.DataFrame(values)
-    refuse(known.isna().all(axis=1), "has no label that is known; fill one in or delete the row")
+    unlabelled = known.isna().all(axis=1)
+    _refuse(unlabelled, _labels_table(path), "has no label that is known; fill one in or delete the row")
     label = [joined(name for name in values if row[name] == 1) for row in known.to_dict("records")]
     table = table.assign(label=label, **{target_column(name): column for name, column in values.items()})
     return table, Task(spec.label_columns, ANY_OF)

@@ -24,10 +24,11 @@ from mil.log import EpochLog, kept
 from mil.losses import log_loss, probabilities, task_loss
 from mil.metadata import MetadataCoder, fit_metadata
 from mil.metrics import auc
-from mil.model import FEATURES, Features, MILNet, build_model, start_from_weights
+from mil.model import Features, MILNet, build_model, start_from_weights
 from mil.optim import cosine, make_optimizer, prepare
 from mil.predict import pick_device, predict_loader
 from mil.settings import ModelSpec, TableSpec, TrainSpec
+from tiling.features import FEATURES
 from tiling.progress import progress
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -15,11 +15,7 @@ def task_loss(task: Task, logits_BK: Tensor, target: Tensor) -> Tensor:
     if task.kind == ONE_OF:
         return nn.functional.cross_entropy(logits_BK, target)
     wanted_BK = target if task.kind == ANY_OF else _against_normal(task, target, logits_BK)
-    known_BK = ~wanted_BK.isnan()
-    losses = nn.functional.binary_cross_entropy_with_logits(
-        logits_BK, wanted_BK.nan_to_num().to(logits_BK.dtype), reduction="none"
-    )
-    return losses.masked_fill(~known_BK, 0).sum() / known_BK.sum().clamp(min=1)
+    return _label_losses(logits_BK, wanted_BK).nansum() / (~wanted_BK.isnan()).sum().clamp(min=1)
 
 
 def probabilities(task: Task, logits_BK: Tensor) -> Tensor:
@@ -33,10 +29,15 @@ def log_loss(task: Task, logits_BK: Tensor, target: Tensor) -> float:
     """The log loss of `mil.metrics`, from logits: finite also where a probability rounds to 1 in float64."""
     if task.kind != ANY_OF:
         return nn.functional.cross_entropy(_of_classes(task, logits_BK), target).item()
+    return _label_losses(logits_BK.double(), target).nanmean(dim=0).mean().item()
+
+
+def _label_losses(logits_BK: Tensor, target_BK: Tensor) -> Tensor:
+    """The binary cross-entropy of each label, nan where it is unknown."""
     losses = nn.functional.binary_cross_entropy_with_logits(
-        logits_BK.double(), target.nan_to_num().double(), reduction="none"
+        logits_BK, target_BK.nan_to_num().to(logits_BK.dtype), reduction="none"
     )
-    return losses.masked_fill(target.isnan(), torch.nan).nanmean(dim=0).mean().item()
+    return losses.masked_fill(target_BK.isnan(), torch.nan)
 
 
 def _of_classes(task: Task, logits_BK: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def auc(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """
     classes = probabilities.shape[1]
     if targets.ndim == 2:
-        return float(np.mean([_known(_label_auc, probabilities, targets, k) for k in range(classes)]))
+        return _mean_over_labels(_label_auc, probabilities, targets)
     if len(np.unique(targets)) < classes:
         return float("nan")
     if classes == 2:
@@ -46,10 +46,10 @@ def _label_auc(chances: np.ndarray, targets: np.ndarray) -> float:
     return _rank_auc(chances, targets == 1) if len(np.unique(targets)) == 2 else float("nan")
 
 
-def _known(metric: Metric, probabilities: np.ndarray, targets: np.ndarray, k: int) -> float:
-    """A metric of label k, on the rows where it is known."""
-    known = ~np.isnan(targets[:, k])
-    return metric(probabilities[known, k], targets[known, k])
+def _mean_over_labels(metric: Metric, probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """The mean of a metric of one label, each on the rows where it is known."""
+    known_of = zip(probabilities.T, targets.T, ~np.isnan(targets.T), strict=True)
+    return float(np.mean([metric(chances[known], label[known]) for chances, label, known in known_of]))
 
 
 def _rank_auc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -63,7 +63,7 @@ def log_loss(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Mean negative logarithm of the probability given to what is true; nothing is clamped."""
     with np.errstate(divide="ignore"):
         if targets.ndim == 2:
-            return float(np.mean([_known(_label_loss, probabilities, targets, k) for k in range(targets.shape[1])]))
+            return _mean_over_labels(_label_loss, probabilities, targets)
         return float(-np.log(probabilities[np.arange(len(targets)), targets]).mean())
 
 
@@ -74,7 +74,7 @@ def _label_loss(chances: np.ndarray, targets: np.ndarray) -> float:
 def accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Share of rows whose most probable class is the true one; of labels that are right when cut at one half."""
     if targets.ndim == 2:
-        return float(np.mean([_known(_label_accuracy, probabilities, targets, k) for k in range(targets.shape[1])]))
+        return _mean_over_labels(_label_accuracy, probabilities, targets)
     return float((probabilities.argmax(axis=1) == targets).mean())
 
 

@@ -17,8 +17,7 @@ from mil.pooling import POOLINGS, Pooling, PoolingOptions, Positions
 from mil.settings import DEFAULT_BACKBONE, ModelSpec, TrainSpec
 from mil.task import Task
 from mil.weights import WeightsReport, load_weights
-
-FEATURES = "features"  # in the spec of bags that hold features: how many
+from tiling.features import FEATURES
 
 
 class MILOutput(NamedTuple):
@@ -98,13 +97,13 @@ class MILNet(nn.Module):
     """
 
     def __init__(
-        self, backbone: AnyBackbone, embedding: Embedding, pooling: Pooling, head: Head, positions: str = "avg"
+        self, backbone: AnyBackbone, embedding: Embedding, pooling: Pooling, positions: Positions, head: Head
     ) -> None:
         super().__init__()
-        first = positions in pooling.commutes
-        self.encoder = Encoder(backbone, embedding, Positions(positions) if first else nn.Identity())
+        first = positions.kind in pooling.commutes
+        self.encoder = Encoder(backbone, embedding, positions if first else nn.Identity())
         self.pooling = pooling
-        self.positions = nn.Identity() if first else Positions(positions)
+        self.positions = nn.Identity() if first else positions
         self.head = head
         self.instance_chunk: int | None = None
         self.half_precision = False
@@ -150,14 +149,14 @@ def build_model(spec: ModelSpec, task: Task, bag_spec: dict[str, Any], metadata:
     embedding = Embedding(backbone.channels, spec.embed, spec.embed_dropout)
     options = PoolingOptions(bag_spec.get("instances"), spec.attention_hidden, spec.temperature)
     pooling = POOLINGS[spec.pooling](embedding.channels, options)
-    factor = 2 if spec.positions == "both" else 1
+    positions = Positions(spec.positions)
     head = Head(
-        factor * pooling.channels, task.logits, spec.head_hidden, spec.head_activation, spec.head_norm, spec.dropout,
-        metadata.width if metadata else 0, spec.metadata_hidden,
+        positions.factor * pooling.channels, task.logits, spec.head_hidden, spec.head_activation, spec.head_norm,
+        spec.dropout, metadata.width if metadata else 0, spec.metadata_hidden,
     )  # fmt: skip
     initialise(head, spec.head_init)
     silence(head, metadata.unknown if metadata else ())
-    return MILNet(backbone, embedding, pooling, head, spec.positions)
+    return MILNet(backbone, embedding, pooling, positions, head)
 
 
 def start_from_weights(model: MILNet, spec: ModelSpec) -> WeightsReport | None:

@@ -14,10 +14,10 @@ from mil.checkpoint import ModelCard, load_model
 from mil.data import Batch, bag_tensor
 from mil.errors import RunError, SettingsError
 from mil.losses import probabilities
-from mil.model import FEATURES, MILNet
+from mil.model import MILNet
 from mil.task import Task
 from tiling.bag import Bag
-from tiling.features import FeatureBag
+from tiling.features import FEATURES, FeatureBag
 from tiling.output import replacing
 
 OK, FAILED = "ok", "failed"

@@ -19,11 +19,12 @@ from mil.log import EpochLog, kept
 from mil.loop import train_fold
 from mil.metadata import fit_metadata
 from mil.metrics import Estimate, auc, estimate_all, log_loss, prior_log_loss
-from mil.model import FEATURES, build_model, start_from_weights
+from mil.model import build_model, start_from_weights
 from mil.optim import make_optimizer, prepare
 from mil.plots import draw_learning_curves
 from mil.predict import METRICS_FILE, pick_device, prediction_row, write_predictions
 from mil.settings import DEFAULT_BACKBONE, ModelSpec, TableSpec, TrainSpec
+from tiling.features import FEATURES
 from tiling.output import replacing, write_table
 
 

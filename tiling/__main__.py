@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from tiling import cli
-from tiling.errors import InputError
 from tiling.progress import shown
 
 if TYPE_CHECKING:
@@ -77,16 +76,14 @@ def _work(args: Namespace) -> int:
 
 
 def _runner(args: Namespace) -> "Runner":
-    workers, time_limit_s = cli.workers_from(args), cli.time_limit_from(args)
+    workers, time_limit_s = cli.count_from(args, "workers"), cli.time_limit_from(args)
     if args.dask is None:
         from tiling.workers import run_slides
 
         return partial(run_slides, workers=workers, time_limit_s=time_limit_s)
     from tiling.cluster import run_on_dask
 
-    if args.jobs < 1:
-        raise InputError(f"--jobs must be at least 1, not {args.jobs}")
-    return partial(run_on_dask, where=args.dask, jobs=args.jobs, time_limit_s=time_limit_s)
+    return partial(run_on_dask, where=args.dask, jobs=cli.count_from(args, "jobs"), time_limit_s=time_limit_s)
 
 
 def _shard(given: str | None) -> "Shard":

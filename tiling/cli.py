@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, Namespace
 
 from tiling.errors import InputError, TilingError
-from tiling.settings import is_mpp
+from tiling.settings import is_mpp, with_tuples
 
 Settings = TypeVar("Settings")
 
@@ -58,11 +58,11 @@ def add_workers(parser: ArgumentParser, what: str) -> None:
     parser.add_argument("--workers", type=int, default=available_cpus(), help=f"processes that {what}")
 
 
-def workers_from(args: Namespace) -> int:
-    """The number of worker processes; raises InputError for less than one."""
-    if args.workers < 1:
-        raise InputError(f"--workers must be at least 1, not {args.workers}")
-    return int(args.workers)
+def count_from(args: Namespace, name: str) -> int:
+    """A number of things, such as `workers`; raises InputError for less than one."""
+    if args[name] < 1:
+        raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {args[name]}")
+    return int(args[name])
 
 
 def add_default_mpp(parser: ArgumentParser) -> None:
@@ -101,8 +101,7 @@ def time_limit_from(args: Namespace) -> float:
 
 def settings_from(args: Namespace, settings: type[Settings]) -> Settings:
     """The settings dataclass filled from parsed arguments."""
-    values = {field.name: args[field.name] for field in fields(settings)}  # type: ignore[arg-type]
-    return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    return settings(**with_tuples({field.name: args[field.name] for field in fields(settings)}))  # type: ignore[arg-type]
 
 
 def run(

@@ -15,6 +15,7 @@ import numpy as np
 from tiling.bag import FORMAT, MERGED_FORMAT, SUFFIX, BagRef, create_hdf5, open_hdf5
 from tiling.errors import BagError
 
+FEATURES = "features"  # the setting of a spec that says how many an instance has, and that there are any
 _NAMES = ("features", "feats")  # the latter is STAMP's
 _ENCODERS = ("encoder", "model_name", "extractor")
 _SCALE = ("patch_size", "target_magnification")  # TRIDENT: pixels, and the objective to which the slide was reduced
@@ -103,7 +104,7 @@ def _name(file: Any) -> str | None:
 
 def _header(file: Any, ref: BagRef) -> FeatureHeader:
     instances, channels = _shape(_features(file, ref))
-    spec = {"features": channels, **_spec(_attributes(file))}
+    spec = {FEATURES: channels, **_spec(_attributes(file))}
     return FeatureHeader(ref.path.name.removesuffix(SUFFIX), instances, channels, spec)
 
 

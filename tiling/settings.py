@@ -25,6 +25,11 @@ def is_mpp(value: float) -> bool:
     return 0 < value < 1000
 
 
+def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of settings as their dataclasses hold them: JSON and YAML know lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
 def at_least(least: float) -> Range:
     """The range without an upper end."""
     return Range(least)

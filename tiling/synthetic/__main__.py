@@ -32,7 +32,7 @@ def _parser() -> ArgumentParser:
 def _work(args: Namespace) -> int:
     from tiling.synthetic.cohort import make_cohort
 
-    size_px, workers = (args.width, args.height), cli.workers_from(args)
+    size_px, workers = (args.width, args.height), cli.count_from(args, "workers")
     make_cohort(Path(args.out), args.slides, args.seed, args.prefix, workers, size_px, not args.no_faults)
     return cli.OK
 

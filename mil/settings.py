@@ -1,4 +1,4 @@
-"""What can be set of a model and of its training. Free of torch, so that a command line can be read in no time."""
+"""What can be set of a labels table and of a model. Free of torch, so that a command line can be read in no time."""
 
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -17,6 +17,7 @@ class TableSpec:
         ("label",), "columns with the label; several, each of 1, 0 or nothing, make a multi-label task"
     )
     normal: str | None = setting(None, "label from which each other is told on its own (one vs normal)")
+    site: str | None = setting(None, "column each of whose values is a fold of its own: leave one site out")
     categorical: tuple[str, ...] = setting((), "columns of metadata with names in them that the model is given")
     numeric: tuple[str, ...] = setting((), "columns of metadata with numbers in them that the model is given")
 
@@ -48,6 +49,7 @@ class ModelSpec:
     weights: str | None = setting(None, "start from the weights in this file (safetensors or a state dict)")
     channels: Literal["rgb", "r", "g", "b"] = setting("rgb", "colour planes that the backbone sees")
     train_px: int = setting(256, "side to which tiles are reduced for the backbone, in pixels")
+    luminosity: bool = setting(False, "scale the brightness of each tile so that its brightest parts are white")
     guided: Literal["softmax", "sigmoid"] | None = setting(
         None, "add what two earlier stages show, weighted by attention that the last one guides"
     )
@@ -88,54 +90,3 @@ class ModelSpec:
         ):
             if getattr(self, name) != default[name] and not there:
                 raise SettingsError(f"--{name.replace('_', '-')} says something only beside {needs}; give both or none")
-
-
-@dataclass(frozen=True)
-class TrainSpec:
-    """How a run is trained."""
-
-    folds: int = setting(5, "cross-validation folds")
-    epochs: int = setting(30, "passes over the training slides, at most")
-    patience: int = setting(5, "epochs without a better validation loss before a fold stops")
-    valid_share: float = setting(
-        0.2, "share of the training folds on which the epoch is chosen; 0 trains on all of them and keeps the last"
-    )
-    batch_size: int = setting(4, "bags a step")
-    optimizer: Literal["adamw", "adam"] = setting("adamw", "adam adds weight decay to the gradient, adamw to the step")
-    lr: float = setting(1e-4, "learning rate at the start")
-    lr_attention: float | None = setting(None, "that of the attention, if it is another")
-    lr_head: float | None = setting(None, "that of everything else behind the backbone, if it is another")
-    layer_decay: float = setting(1.0, "factor of the learning rate from each layer of the backbone to the one before")
-    lr_end: float = setting(1e-6, "learning rate at the end of the cosine schedule; the others end in proportion")
-    weight_decay: float = setting(0.01, "weight decay")
-    freeze: int | Literal["all"] | None = setting(None, "leave as they are: all of the backbone, or its first stages")
-    batch_norm: Literal["train", "frozen"] = setting(
-        "train", "frozen keeps the backbone's batch norms at the statistics they start with"
-    )
-    instance_chunk: int | None = setting(
-        None, "instances that go through the backbone at a time; needs less memory and a third more time"
-    )
-    precision: Literal["fp32", "bf16"] = setting("fp32", "of the backbone's arithmetic")
-    channels_last: bool = setting(False, "keep pictures channels last in memory")
-    compile: bool = setting(False, "compile the backbone")
-    augment: bool = setting(True, "turn and mirror tiles while training")
-    skip_missing: bool = setting(
-        False, "go on without the labelled slides that have no bag; oof.csv lists them as failed"
-    )
-    seed: int = setting(0, "of folds, weights, order and augmentation")
-    loader_workers: int = setting(0, "processes that decode bags beside the training")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to train")
-
-    def __post_init__(self) -> None:
-        check(
-            self, SettingsError, folds=at_least(2), epochs=at_least(1), patience=at_least(1), batch_size=at_least(1),
-            loader_workers=at_least(0), valid_share=between(0, 0.5), lr=between(1e-12, 1e30), lr_end=at_least(0),
-            lr_attention=at_least(0), lr_head=at_least(0), layer_decay=between(0.01, 1), weight_decay=at_least(0),
-            instance_chunk=at_least(1), seed=between(0, 2**32 - 1),
-        )  # fmt: skip
-        if isinstance(self.freeze, int) and self.freeze < 1:
-            raise SettingsError(
-                f"--freeze is all, or a number of stages from 1, not {self.freeze}; leave it out for none"
-            )
-        if 0 < self.valid_share < 0.01:
-            raise SettingsError(f"--valid-share must be 0, or from 0.01 to 0.5, not {self.valid_share}")

@@ -1,0 +1,158 @@
+"""What can be set of a training, beside its labels table and its model. Free of torch, like `mil.settings`."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from mil.errors import SettingsError
+from mil.settings import ModelSpec, TableSpec
+from tiling.settings import at_least, between, check, setting
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """What is made small."""
+
+    loss: Literal["cross-entropy", "focal"] = setting(
+        "cross-entropy", "focal counts a slide less the better it is known already"
+    )
+    label_smoothing: float = setting(0.0, "share of a label that is spread over all classes")
+    focal_gamma: float = setting(2.0, "how much less: a slide counts (1 - its probability) to this power")
+    focal_alpha: tuple[float, ...] = setting((), "weights of the classes in the focal loss, in their order")
+    balance: Literal["weights", "sampling"] | None = setting(
+        None, "let each class count alike: by weights in the loss, or by how often its slides are drawn"
+    )
+
+    def __post_init__(self) -> None:
+        check(self, SettingsError, label_smoothing=between(0, 0.99), focal_gamma=at_least(0))
+        if any(not weight >= 0 for weight in self.focal_alpha):
+            raise SettingsError(f"--focal-alpha takes weights of at least 0, not {min(self.focal_alpha)}")
+        if self.loss != "focal" and (self.focal_alpha or self.focal_gamma != 2.0):
+            raise SettingsError("--focal-gamma and --focal-alpha say something only beside --loss focal")
+
+
+@dataclass(frozen=True)
+class OptimSpec:
+    """Who makes it small, and how fast."""
+
+    optimizer: str = setting("adamw", "any optimiser of timm, such as adamw, adam, sgd, lamb")
+    lr: float = setting(1e-4, "learning rate at the start")
+    lr_attention: float | None = setting(None, "that of the attention, if it is another")
+    lr_head: float | None = setting(None, "that of everything else behind the backbone, if it is another")
+    layer_decay: float = setting(1.0, "factor of the learning rate from each layer of the backbone to the one before")
+    weight_decay: float = setting(0.01, "weight decay")
+    momentum: float = setting(0.9, "of the optimisers that have one")
+    schedule: Literal["cosine", "poly", "tanh", "step", "plateau", "constant"] = setting(
+        "cosine", "how the learning rate falls"
+    )
+    lr_end: float = setting(1e-6, "learning rate at the end of the schedule; the others end in proportion")
+    decay_rate: float = setting(0.1, "factor of the learning rate at each step of --schedule step or plateau")
+    decay_epochs: int = setting(10, "epochs from one such step to the next, or without progress before it")
+    warmup_epochs: float = setting(0.0, "epochs in which the learning rate rises to --lr")
+    lr_warmup: float = setting(0.0, "learning rate with which they begin")
+    clip_grad: float | None = setting(None, "largest norm of the gradient of all weights together")
+    accumulate: int = setting(1, "batches whose gradients make one step")
+    ema: float | None = setting(None, "decay of an average over all steps, such as 0.999, that takes the weights' place")
+    average_last: int | None = setting(None, "epochs at the end whose weights are averaged")
+
+    def __post_init__(self) -> None:
+        check(
+            self, SettingsError, lr=between(1e-12, 1e30), lr_end=at_least(0), lr_attention=at_least(0),
+            lr_head=at_least(0), layer_decay=between(0.01, 1), weight_decay=at_least(0), momentum=between(0, 1),
+            decay_rate=between(0, 1), decay_epochs=at_least(1), warmup_epochs=at_least(0), lr_warmup=at_least(0),
+            clip_grad=between(1e-12, 1e30), accumulate=at_least(1), ema=between(0, 0.999999), average_last=at_least(2),
+        )  # fmt: skip
+        if self.ema is not None and self.average_last is not None:
+            raise SettingsError("give --ema or --average-last, not both: each takes the place of the weights")
+
+
+@dataclass(frozen=True)
+class AugmentSpec:
+    """What tiles are put through while a model learns from them."""
+
+    augment: bool = setting(True, "change tiles while training, as the flags below say")
+    flip: bool = setting(True, "mirror them")
+    quarter_turns: bool = setting(True, "turn them by 90, 180 or 270 degrees")
+    rotate: float = setting(0.0, "turn them by up to this many degrees more")
+    color_jitter: float = setting(0.0, "change brightness, contrast and saturation by up to this share")
+    hue_jitter: float = setting(0.0, "turn the hue by up to this share of the colour circle")
+    hed_jitter: float = setting(0.0, "change the amount of each stain by up to this share")
+    blur: float = setting(0.0, "chance of a blur")
+    pixel_dropout: float = setting(0.0, "share of pixels that are blackened")
+    coarse_dropout: float = setting(0.0, "chance that rectangles are blackened")
+    hair: float = setting(0.0, "chance that hairs are drawn, for skin")
+    per: Literal["instance", "bag"] = setting("instance", "draw a change for each tile, or one for all tiles of a bag")
+    shuffle_instances: bool = setting(False, "change the order of a bag's instances")
+    drop_instances: float = setting(0.0, "chance of an instance to be left out; one of a bag always stays")
+
+    def __post_init__(self) -> None:
+        check(
+            self, SettingsError, rotate=between(0, 180), color_jitter=between(0, 1), hue_jitter=between(0, 0.5),
+            hed_jitter=between(0, 1), blur=between(0, 1), pixel_dropout=between(0, 0.9), coarse_dropout=between(0, 1),
+            hair=between(0, 1), drop_instances=between(0, 0.95),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How a run is trained."""
+
+    folds: int = setting(5, "cross-validation folds, unless the labels table or --site gives them")
+    epochs: int = setting(30, "passes over the training slides, at most")
+    patience: int = setting(5, "epochs without a better validation figure before a fold stops")
+    choose_by: Literal["log_loss", "auc"] = setting("log_loss", "the validation figure by which the epoch is chosen")
+    valid_share: float = setting(
+        0.2, "share of the training folds on which the epoch is chosen; 0 trains on all of them and keeps the last"
+    )
+    batch_size: int = setting(4, "bags at a time, over all processes")
+    freeze: int | Literal["all"] | None = setting(None, "leave as they are: all of the backbone, or its first stages")
+    batch_norm: Literal["train", "frozen", "sync"] = setting(
+        "train", "frozen keeps the backbone's batch norms at the statistics they start with; sync (GPU) takes those of "
+        "all processes"
+    )
+    instance_chunk: int | None = setting(
+        None, "instances that go through the backbone at a time; needs less memory and a third more time"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto", "of the backbone's arithmetic; auto is bf16 on a GPU that has it, else fp32"
+    )
+    channels_last: bool = setting(False, "keep pictures channels last in memory")
+    compile: bool = setting(False, "compile the backbone")
+    skip_missing: bool = setting(
+        False, "go on without the labelled slides that have no bag; oof.csv lists them as failed"
+    )
+    seed: int = setting(0, "of folds, weights, order and augmentation")
+    cache: str | None = setting(
+        "auto", "folder for the tiles at training size, made on first use; auto: beside the bags; null: none"
+    )
+    loader_workers: int = setting(0, "processes that decode bags beside the training")
+    checkpoint_minutes: float = setting(10.0, "minutes between checkpoints within an epoch")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to train")
+
+    def __post_init__(self) -> None:
+        check(
+            self, SettingsError, folds=at_least(2), epochs=at_least(1), patience=at_least(1), batch_size=at_least(1),
+            loader_workers=at_least(0), valid_share=between(0, 0.5), instance_chunk=at_least(1),
+            seed=between(0, 2**32 - 1), checkpoint_minutes=at_least(0),
+        )  # fmt: skip
+        if isinstance(self.freeze, int) and self.freeze < 1:
+            raise SettingsError(
+                f"--freeze is all, or a number of stages from 1, not {self.freeze}; leave it out for none"
+            )
+        if 0 < self.valid_share < 0.01:
+            raise SettingsError(f"--valid-share must be 0, or from 0.01 to 0.5, not {self.valid_share}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that is set of a training. No two of its parts have a setting of the same name."""
+
+    table: TableSpec = field(default_factory=TableSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    loss: LossSpec = field(default_factory=LossSpec)
+    optim: OptimSpec = field(default_factory=OptimSpec)
+    augment: AugmentSpec = field(default_factory=AugmentSpec)
+    train: TrainSpec = field(default_factory=TrainSpec)
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its name, as the command line and config.yaml have them."""
+        return {name: value for part in asdict(self).values() for name, value in part.items()}

@@ -19,3 +19,7 @@ class ModelError(MilError, ValueError):
 
 class RunError(MilError, OSError):
     """A run folder that cannot be written or read."""
+
+
+class Stopped(Exception):
+    """A training that was asked to stop and has saved where it stands; nothing is wrong."""

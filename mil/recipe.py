@@ -1,7 +1,7 @@
 """What can be set of a training, beside its labels table and its model. Free of torch, like `mil.settings`."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_type_hints
 
 from mil.errors import SettingsError
 from mil.settings import ModelSpec, TableSpec
@@ -153,6 +153,24 @@ class Recipe:
     augment: AugmentSpec = field(default_factory=AugmentSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
 
+    @classmethod
+    def of(cls, **settings: Any) -> "Recipe":
+        """The recipe with these settings, each in the part it belongs to; raises TypeError for an unknown one."""
+        parts = get_type_hints(cls)
+        owner = {each.name: name for name, part in parts.items() for each in fields(part)}
+        if unknown := sorted(settings.keys() - owner.keys()):
+            raise TypeError(f"{unknown[0]!r} is no setting of a training")
+        return cls(
+            **{
+                name: part(**{key: value for key, value in settings.items() if owner[key] == name})
+                for name, part in parts.items()
+            }
+        )
+
     def flat(self) -> dict[str, Any]:
         """Every setting by its name, as the command line and config.yaml have them."""
         return {name: value for part in asdict(self).values() for name, value in part.items()}
+
+    def but(self, **settings: Any) -> "Recipe":
+        """The same with some settings changed."""
+        return self.of(**{**self.flat(), **settings})

@@ -14,7 +14,8 @@ from mil.guided import GuidedBackbone
 from mil.head import Head, initialise, silence
 from mil.metadata import MetadataCoder
 from mil.pooling import POOLINGS, Pooling, PoolingOptions, Positions
-from mil.settings import DEFAULT_BACKBONE, ModelSpec, TrainSpec
+from mil.recipe import AugmentSpec, TrainSpec
+from mil.settings import DEFAULT_BACKBONE, ModelSpec
 from mil.task import Task
 from mil.weights import WeightsReport, load_weights
 from tiling.features import FEATURES
@@ -175,22 +176,26 @@ def bare(backbone: AnyBackbone) -> Backbone | None:
     return backbone.backbone if isinstance(backbone, GuidedBackbone) else backbone
 
 
-def refuse_changed(spec: ModelSpec | TrainSpec, names: Sequence[str]) -> None:
+def refuse_changed(spec: ModelSpec | AugmentSpec | TrainSpec, names: Sequence[str]) -> None:
     """Raise ModelError for a setting of these that has another value than its default: features have no use for it."""
     default = type(spec)()
     for name in names:
         if getattr(spec, name) != getattr(default, name):
-            flag = "--" + name.replace("_", "-")
+            flag = ("--no-" if getattr(default, name) is True else "--") + name.replace("_", "-")
             raise ModelError(f"{flag} is for bags of tiles, and these hold features; leave it out")
 
 
 def _backbone(spec: ModelSpec) -> Backbone | GuidedBackbone:
     if spec.standardize:
         raise ModelError("--standardize is for bags of features; pixels are scaled as the backbone wants them")
-    backbone = Backbone(spec.backbone or DEFAULT_BACKBONE, spec.train_px, spec.channels, spec.pretrained)
+    backbone = Backbone(
+        spec.backbone or DEFAULT_BACKBONE, spec.train_px, spec.channels, spec.pretrained, spec.luminosity
+    )
     return backbone if spec.guided is None else GuidedBackbone(backbone, spec.guided)
 
 
 def _features(spec: ModelSpec, channels: int) -> Features:
-    refuse_changed(spec, ("backbone", "pretrained", "weights", "channels", "train_px", "guided", "positions"))
+    refuse_changed(
+        spec, ("backbone", "pretrained", "weights", "channels", "train_px", "luminosity", "guided", "positions")
+    )
     return Features(channels)

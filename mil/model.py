@@ -195,17 +195,21 @@ def refuse_changed(spec: Any, names: Sequence[str]) -> None:
     default = type(spec)()
     for name in names:
         if getattr(spec, name) != getattr(default, name):
-            flag = "--" + name.replace("_", "-")
+            flag = ("--no-" if getattr(default, name) is True else "--") + name.replace("_", "-")
             raise ModelError(f"{flag} is for bags of tiles, and these hold features; leave it out")
 
 
 def _backbone(spec: ModelSpec) -> Backbone | GuidedBackbone:
     if spec.standardize:
         raise ModelError("--standardize is for bags of features; pixels are scaled as the backbone wants them")
-    backbone = Backbone(spec.backbone or DEFAULT_BACKBONE, spec.train_px, spec.channels, spec.pretrained)
+    backbone = Backbone(
+        spec.backbone or DEFAULT_BACKBONE, spec.train_px, spec.channels, spec.pretrained, spec.luminosity
+    )
     return backbone if spec.guided is None else GuidedBackbone(backbone, spec.guided)
 
 
 def _features(spec: ModelSpec, channels: int) -> Features:
-    refuse_changed(spec, ("backbone", "pretrained", "weights", "channels", "train_px", "guided", "positions"))
+    refuse_changed(
+        spec, ("backbone", "pretrained", "weights", "channels", "train_px", "luminosity", "guided", "positions")
+    )
     return Features(channels)

@@ -67,22 +67,33 @@ class OptimSpec:
 
 @dataclass(frozen=True)
 class AugmentSpec:
-    """What tiles are put through while a model learns from them."""
+    """What tiles are put through while a model learns from them; never in validation or scoring."""
 
     augment: bool = setting(True, "change tiles while training, as the flags below say")
-    flip: bool = setting(True, "mirror them")
+    flip: bool = setting(True, "mirror them: left to right, top to bottom, or both")
     quarter_turns: bool = setting(True, "turn them by 90, 180 or 270 degrees")
-    rotate: float = setting(0.0, "turn them by up to this many degrees more")
-    color_jitter: float = setting(0.0, "change brightness, contrast and saturation by up to this share")
-    hue_jitter: float = setting(0.0, "turn the hue by up to this share of the colour circle")
-    hed_jitter: float = setting(0.0, "change the amount of each stain by up to this share")
-    blur: float = setting(0.0, "chance of a blur")
-    pixel_dropout: float = setting(0.0, "share of pixels that are blackened")
-    coarse_dropout: float = setting(0.0, "chance that rectangles are blackened")
-    hair: float = setting(0.0, "chance that hairs are drawn, for skin")
-    per: Literal["instance", "bag"] = setting("instance", "draw a change for each tile, or one for all tiles of a bag")
+    rotate: float = setting(0.0, "turn them by up to this many degrees either way; corners show their reflection")
+    color_jitter: float = setting(
+        0.0, "multiply brightness, contrast and saturation, each by a factor of up to 1 plus or minus this, such as 0.2"
+    )
+    hue_jitter: float = setting(
+        0.0,
+        "turn the hue by up to this share of the colour circle either way, such as 0.04; 0.5 is the opposite colour",
+    )
+    hed_jitter: float = setting(
+        0.0,
+        "multiply the amounts of haematoxylin, eosin and DAB, each by a factor of up to 1 plus or minus this, and "
+        "shift them by up to this, as optical density; 0.05 is light, 0.2 strong (Tellez 2019)",
+    )
+    blur: float = setting(0.0, "chance of a Gaussian blur of 0.5 to 2 pixels at 256 px, in proportion at others")
+    pixel_dropout: float = setting(0.0, "share of the pixels that are blackened, such as 0.01")
+    coarse_dropout: float = setting(
+        0.0, "chance of 1 to 8 black rectangles, the sides of each a twentieth to a fifth of the tile's"
+    )
+    hair: float = setting(0.0, "chance of 2 to 12 drawn hairs, for skin")
+    per: Literal["instance", "bag"] = setting("instance", "draw all this for each tile, or once for all tiles of a bag")
     shuffle_instances: bool = setting(False, "change the order of a bag's instances")
-    drop_instances: float = setting(0.0, "chance of an instance to be left out; one of a bag always stays")
+    drop_instances: float = setting(0.0, "chance of each instance to be left out; one of a bag always stays")
 
     def __post_init__(self) -> None:
         check(
@@ -90,6 +101,13 @@ class AugmentSpec:
             hed_jitter=between(0, 1), blur=between(0, 1), pixel_dropout=between(0, 0.9), coarse_dropout=between(0, 1),
             hair=between(0, 1), drop_instances=between(0, 0.95),
         )  # fmt: skip
+        if self.augment:
+            return
+        for each in fields(self):
+            if each.name != "augment" and getattr(self, each.name) != each.default:
+                flag = each.name.replace("_", "-")
+                flag = f"--no-{flag}" if each.default is True else f"--{flag}"
+                raise SettingsError(f"{flag} says nothing beside --no-augment; leave out one of the two")
 
 
 @dataclass(frozen=True)

@@ -19,3 +19,7 @@ class ModelError(MilError, ValueError):
 
 class RunError(MilError, OSError):
     """A run folder that cannot be written or read."""
+
+
+class LaunchError(MilError, RuntimeError):
+    """Processes that do not meet, or lose each other."""

@@ -23,3 +23,7 @@ class RunError(MilError, OSError):
 
 class Stopped(Exception):
     """A training that was asked to stop and has saved where it stands; nothing is wrong."""
+
+
+class LaunchError(MilError, RuntimeError):
+    """Processes that do not meet, or lose each other."""

@@ -46,8 +46,8 @@ from benchmarks.machine import machine
 from mil.checkpoint import load_model
 from mil.cohort import gather
 from mil.data import PixelReader
+from mil.intervals import Estimate
 from mil.labels import read_labels
-from mil.metrics import Estimate
 from mil.pooling import POOLINGS
 from mil.run import train_run
 from mil.settings import ModelSpec, TrainSpec

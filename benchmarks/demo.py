@@ -94,7 +94,8 @@ def step(command: str, main: Callable[[list[str]], int], *arguments: object, exp
 
 def report(out: Path) -> str:
     """What was made, where, and how good it is."""
-    from mil.metrics import auc, estimate
+    from mil.intervals import estimate
+    from mil.metrics import auc
     from mil.predict import read_predictions
 
     labels = pd.read_csv(out / "held-out" / "labels.csv", dtype=str).set_index("slide_id")

@@ -19,3 +19,7 @@ class ModelError(MilError, ValueError):
 
 class RunError(MilError, OSError):
     """A run folder that cannot be written or read."""
+
+
+class CacheError(MilError, OSError):
+    """A cache of tiles that cannot be made or read."""

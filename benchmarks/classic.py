@@ -124,19 +124,12 @@ def with_folds(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     return table.assign(fold=fold)
 
 
-def model_spec(pooling: str) -> ModelSpec:
-    """The paper's network."""
-    return ModelSpec(
-        pooling=pooling,  # type: ignore[arg-type]  # argparse has checked it
-        standardize=True, embed=(256, 128, 64), embed_dropout=0.5, attention_hidden=64,
-    )  # fmt: skip
-
-
-def train_spec(name: str, seed: int) -> TrainSpec:
-    """Fixed beforehand; the learning rate is constant."""
+def recipe(name: str, pooling: str, seed: int) -> Recipe:
+    """The paper's network, and a training that was fixed beforehand."""
     chosen = SETS[name]
-    return TrainSpec(
-        epochs=EPOCHS, valid_share=0.0, batch_size=BAGS_A_STEP, optimizer="adam", lr=chosen.lr, lr_end=chosen.lr,
+    return Recipe.of(
+        pooling=pooling, standardize=True, embed=(256, 128, 64), embed_dropout=0.5, attention_hidden=64,
+        epochs=EPOCHS, valid_share=0.0, batch_size=BAGS_A_STEP, optimizer="adam", lr=chosen.lr, schedule="constant",
         weight_decay=chosen.weight_decay, seed=seed, device="cpu",
     )  # fmt: skip
 

@@ -27,3 +27,7 @@ class Stopped(Exception):
 
 class LaunchError(MilError, RuntimeError):
     """Processes that do not meet, or lose each other."""
+
+
+class CacheError(MilError, OSError):
+    """A cache of tiles that cannot be made or read."""

@@ -26,7 +26,7 @@ from mil.data import BagDataset, Batch, Batches, Reader, loader
 from mil.errors import ModelError, Stopped
 from mil.feed import on_device
 from mil.folds import Split
-from mil.launch import Processes
+from mil.processes import Processes
 from mil.log import EpochLog, kept
 from mil.losses import TaskLoss, log_loss, probabilities, sampling_weights
 from mil.memory import out_of_memory_sentence
@@ -175,7 +175,7 @@ class FoldTraining:
         self.processes.mean_buffers(self.net)
         self.averaging.epoch_ended(self.net)
         weight = sum(map(self._weight, self.batches.steps(self.epoch)))
-        loss = self.processes.sum(self.loss_sum).item() / weight
+        loss = self.processes.sum_(self.loss_sum.clone()).item() / weight
         weights, task = self.averaging.weights(self.net), self.cohort.labels.task
         valid_loss = valid_auc = math.nan
         if len(self.split.valid):

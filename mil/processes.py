@@ -11,6 +11,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -58,6 +59,10 @@ class Processes:
                     self.barrier()
             finally:
                 dist.destroy_process_group()
+
+    def share(self, places: np.ndarray) -> np.ndarray:
+        """This process's part of some places, which all have."""
+        return places[self.rank :: self.world]
 
     def barrier(self) -> None:
         """Wait until all are here."""

@@ -140,9 +140,16 @@ class TrainSpec:
     )
     seed: int = setting(0, "of folds, weights, order and augmentation")
     cache: str | None = setting(
-        "auto", "folder for the tiles at training size, made on first use; auto: beside the bags; null: none"
+        "auto", "folder for the tiles at training size, made on first use; auto: beside the bags, up to 512 px and "
+        "half of the free disk; null: none"
+    )  # fmt: skip
+    decode: Literal["auto", "cpu", "gpu"] = setting(
+        "auto", "who decodes JPEG where there is no cache; auto: the GPU where it gives the same but for rounding "
+        "(4:4:4, tiles of --train-px); gpu: the GPU, and no cache"
+    )  # fmt: skip
+    loader_workers: int | None = setting(
+        None, "threads that read bags beside the training; one for each core, but 8 at most, if not given; 0: none"
     )
-    loader_workers: int = setting(0, "processes that decode bags beside the training")
     checkpoint_minutes: float = setting(10.0, "minutes between checkpoints within an epoch")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to train")
 
@@ -156,6 +163,8 @@ class TrainSpec:
             raise SettingsError(
                 f"--freeze is all, or a number of stages from 1, not {self.freeze}; leave it out for none"
             )
+        if self.decode == "gpu" and self.cache not in (None, "auto"):
+            raise SettingsError("--decode gpu reads no cache: give it or --cache FOLDER, not both")
         if 0 < self.valid_share < 0.01:
             raise SettingsError(f"--valid-share must be 0, or from 0.01 to 0.5, not {self.valid_share}")
 

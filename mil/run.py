@@ -25,7 +25,7 @@ from mil.errors import ModelError, RunError
 from mil.evaluation import Evaluation, evaluate
 from mil.folds import Folds, Split, make_folds, make_splits
 from mil.labels import Labels, natural, target_column
-from mil.launch import Processes
+from mil.processes import Processes
 from mil.leaks import refuse_leaks
 from mil.log import EpochLog, kept, read_log
 from mil.loop import CHECKPOINT, train_fold
@@ -79,7 +79,7 @@ def train_run(
     if fold is not None and not 0 <= fold < len(plan.splits):
         raise RunError(f"there is no fold {fold}; --fold is from 0 to {len(plan.splits) - 1}")
     _try(cohort, plan.recipe, processes)
-    processes.first(lambda: open_run(out, cohort, plan, sources or {}, resume, fold))
+    processes.from_first(lambda: open_run(out, cohort, plan, sources or {}, resume, fold))
     read = make_reader(cohort, plan.recipe, processes)
     for split in plan.splits if fold is None else [plan.splits[fold]]:
         folder = out / f"fold_{split.fold}"
@@ -88,7 +88,7 @@ def train_run(
     if missing := [split.fold for split in plan.splits if not (out / f"fold_{split.fold}" / OOF).exists()]:
         sys.stderr.write(f"not done yet: fold {', '.join(map(str, missing))}\n")
         return None
-    return processes.first(lambda: collect(out))
+    return processes.from_first(lambda: collect(out))
 
 
 def open_run(

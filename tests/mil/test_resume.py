@@ -15,14 +15,15 @@ import yaml
 from mil.cohort import Cohort, gather
 from mil.errors import RunError, Stopped
 from mil.labels import read_labels
-from mil.launch import Processes
+from mil.launcher import Launch
+from mil.processes import Processes
 from mil.recipe import Recipe
 from mil.run import collect, train_run
 from tests.conftest import CohortFiles
 from tiling import cli
 
 ROOT = Path(__file__).parents[2]
-ONE = Processes.alone(torch.device("cpu"))
+ONE = Processes(Launch(), torch.device("cpu"))
 # With everything that a checkpoint has to hold: moments, averages, chance in dropout, augmentation and drawing.
 RECIPE = Recipe.of(
     backbone="test_resnet", train_px=32, folds=2, epochs=2, lr=1e-3, dropout=0.5, hed_jitter=0.2, ema=0.9, batch_size=2,

@@ -19,7 +19,8 @@ from mil.errors import LabelsError, ModelError, RunError
 from mil.evaluation import Evaluation
 from mil.folds import Split, make_splits
 from mil.labels import Labels, read_labels, target_column
-from mil.launch import Processes
+from mil.launcher import Launch
+from mil.processes import Processes
 from mil.log import kept
 from mil.loop import FoldResult, train_fold
 from mil.metrics import auc
@@ -34,7 +35,7 @@ from tiling.features import read_features, write_features
 
 RECIPE = Recipe.of(backbone="test_resnet", train_px=32, folds=2, epochs=2, lr=1e-3, cache=None, device="cpu")
 FEATURES = Recipe.of(folds=2, epochs=2, lr=1e-3, device="cpu")
-ONE = Processes.alone(torch.device("cpu"))
+ONE = Processes(Launch(), torch.device("cpu"))
 
 FOLD_OF = np.arange(12) // 2 % 2
 

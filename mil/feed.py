@@ -8,7 +8,7 @@ import math
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ MOST_THREADS = 8  # that read bags, unless told otherwise
 
 def feed(
     dataset: BagDataset, plan: Sequence[np.ndarray], device: torch.device, threads: int | None = None
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of a plan (places of bags in the dataset) in its order, each on the device when it is asked for.
 
     Instances, targets and metadata are on `device`, the mask and the places on the CPU. As many `threads` read bags as

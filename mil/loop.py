@@ -9,7 +9,7 @@ has to be known to go on with the same numbers.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +22,10 @@ from torch.nn.utils import clip_grad_norm_
 from mil.augment import Augment
 from mil.averaging import Averaging, standing_in
 from mil.cohort import Cohort
-from mil.data import BagDataset, Batch, Batches, Reader, loader
+from mil.data import BagDataset, Batch, Reader
 from mil.errors import ModelError, Stopped
-from mil.feed import on_device
+from mil.feed import feed
 from mil.folds import Split
-from mil.processes import Processes
 from mil.log import EpochLog, kept
 from mil.losses import TaskLoss, log_loss, probabilities, sampling_weights
 from mil.memory import out_of_memory_sentence
@@ -34,7 +33,9 @@ from mil.metadata import MetadataCoder, fit_metadata
 from mil.metrics import auc
 from mil.model import MILNet, build_model, standardize, start_from_weights
 from mil.optim import make_optimizer, make_schedule, prepare
+from mil.order import Batches
 from mil.predict import predict_batches
+from mil.processes import Processes
 from mil.recipe import Recipe
 from mil.snapshot import load_state, save_state
 from tiling.progress import progress
@@ -81,8 +82,8 @@ def train_fold(
         if time.monotonic() - saved_at >= 60 * recipe.train.checkpoint_minutes:
             save()
 
-    steps = len(fold.batches.steps(0))
-    with progress(recipe.train.epochs * steps, "step", f"fold {split.fold}", fold.epoch * steps + fold.step) as bar:
+    steps, done = recipe.train.epochs * fold.steps_of_epoch, fold.epoch * fold.steps_of_epoch + fold.step
+    with progress(steps, "step", f"fold {split.name}", done) as bar:
         while not fold.finished:
             for _ in fold.steps():
                 bar.update()
@@ -112,12 +113,11 @@ class FoldTraining:
         self.net.to(processes.device)
         self.learning = [weight for weight in self.net.parameters() if weight.requires_grad]
         self.loss = TaskLoss(labels.task, recipe.loss, train)
-        self.batches = Batches(
-            len(train), spec.batch_size, spec.seed + split.fold, processes.world, optim.accumulate,
-            sampling_weights(train) if recipe.loss.balance == "sampling" else None,
-        )  # fmt: skip
+        drawn = sampling_weights(train) if recipe.loss.balance == "sampling" else None
+        seed = spec.seed + split.fold
+        self.batches = Batches(len(train), spec.batch_size, seed, shuffle=True, weights=drawn, world=processes.world)
         self.optimizer = make_optimizer(self.net, optim)
-        self.schedule = make_schedule(self.optimizer, optim, len(self.batches.steps(0)), spec.epochs)
+        self.schedule = make_schedule(self.optimizer, optim, self.steps_of_epoch, spec.epochs)
         self.averaging = Averaging(optim.ema, optim.average_last)
         self.scaler = torch.amp.GradScaler(enabled=self.net.half_precision is torch.float16)
         self.augment = Augment(recipe.augment)
@@ -125,6 +125,11 @@ class FoldTraining:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=processes.device)
         self.log: list[EpochLog] = []
         self.best: dict[str, Tensor] = {}
+
+    @property
+    def steps_of_epoch(self) -> int:
+        """Steps of the optimiser in each epoch."""
+        return -(-len(self.batches) // self.recipe.optim.accumulate)
 
     @property
     def finished(self) -> bool:
@@ -156,13 +161,12 @@ class FoldTraining:
     def steps(self) -> Iterator[None]:
         """Does the steps that are left of the epoch, one at a time."""
         self.net.train()
-        groups = self.batches.steps(self.epoch)
-        own = [self.processes.share(places) for group in groups[self.step :] for places in group]
-        device, spec = self.processes.device, self.recipe.train
-        with closing(on_device(loader(self.data, own, spec.loader_workers), device)) as batches:
-            for group in groups[self.step :]:
+        groups = self._groups()[self.step :]
+        own = [self.processes.share(places) for group in groups for places in group]
+        with closing(self._feed(self.data, own)) as batches:
+            for group in groups:
                 torch.manual_seed(self._chance())
-                self.schedule.at(self.epoch * len(groups) + self.step)
+                self.schedule.at(self.epoch * self.steps_of_epoch + self.step)
                 weight = self._weight(group)
                 for _ in group:
                     self._learn(next(batches), weight)
@@ -174,7 +178,7 @@ class FoldTraining:
         """Validate, keep the weights if they are the best so far, and write the epoch into the log."""
         self.processes.mean_buffers(self.net)
         self.averaging.epoch_ended(self.net)
-        weight = sum(map(self._weight, self.batches.steps(self.epoch)))
+        weight = sum(map(self._weight, self._groups()))
         loss = self.processes.sum_(self.loss_sum.clone()).item() / weight
         weights, task = self.averaging.weights(self.net), self.cohort.labels.task
         valid_loss = valid_auc = math.nan
@@ -225,6 +229,14 @@ class FoldTraining:
         self.optimizer.zero_grad()
         self.averaging.step(self.net)
 
+    def _groups(self) -> list[list[np.ndarray]]:
+        """The steps of the epoch, each some batches, each the places of its bags."""
+        plan, some = self.batches.plan(self.epoch), self.recipe.optim.accumulate
+        return [plan[start : start + some] for start in range(0, len(plan), some)]
+
+    def _feed(self, data: BagDataset, plan: Sequence[np.ndarray]) -> Generator[Batch, None, None]:
+        return feed(data, plan, self.processes.device, self.recipe.train.loader_workers)
+
     def _weight(self, group: Sequence[np.ndarray]) -> float:
         """What all terms of a step weigh together; 1 where nothing in it is known, and so nothing learned."""
         return self.loss.weight(self.data.targets[np.concatenate(group)]) or 1.0
@@ -247,10 +259,7 @@ class FoldTraining:
         spec, data = self.recipe.train, self._dataset(rows)
         own = self.processes.share(np.arange(len(rows)))
         plan = [own[start : start + spec.batch_size] for start in range(0, len(own), spec.batch_size)]
-        with (
-            standing_in(self.net, weights),
-            closing(on_device(loader(data, plan, spec.loader_workers), self.processes.device)) as batches,
-        ):
+        with standing_in(self.net, weights), closing(self._feed(data, plan)) as batches:
             logits, places = predict_batches(self.net, batches)
         return self.processes.gather_rows(logits, places, len(rows))
 

@@ -165,6 +165,8 @@ def write_predictions(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def read_predictions(path: Path, classes: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
     """The rows of a predictions table that have a score, and their probabilities float64 (rows, K)."""
-    table = pd.read_csv(path, dtype={"slide_id": str, "patient_id": str, "predicted": str, "label": str}, float_precision="round_trip")
+    table = pd.read_csv(
+        path, dtype={"slide_id": str, "patient_id": str, "predicted": str, "label": str}, float_precision="round_trip"
+    )
     table = table[table["status"] == OK].reset_index(drop=True)
     return table, table[[f"prob_{label}" for label in classes]].to_numpy(np.float64)

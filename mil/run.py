@@ -1,9 +1,9 @@
 """A run: the folds of a cross-validation, one after another or as jobs of their own, and the folder they leave.
 
-    config.yaml  folds.csv  skipped.csv                      written before anything is trained, and used from there
-    fold_0/      checkpoint.safetensors, log.csv             while it trains
-                 model.safetensors, model.json, oof.csv      when it is done, oof.csv last
-    oof.csv  log.csv  metrics.json  *.png                    put together when all folds are done, metrics.json last
+config.yaml  folds.csv  skipped.csv                      written before anything is trained, and used from there
+fold_0/      checkpoint.safetensors, log.csv             while it trains
+model.safetensors, model.json, oof.csv      when it is done, oof.csv last
+oof.csv  log.csv  metrics.json  *.png                    put together when all folds are done, metrics.json last
 """
 
 import json
@@ -25,7 +25,7 @@ from mil.errors import ModelError, RunError
 from mil.evaluation import Evaluation, evaluate
 from mil.folds import Folds, Split, make_folds, make_splits
 from mil.labels import Labels, natural, target_column
-from mil.processes import Processes
+from mil.launcher import Launch
 from mil.leaks import refuse_leaks
 from mil.log import EpochLog, kept, read_log
 from mil.loop import CHECKPOINT, train_fold
@@ -33,7 +33,9 @@ from mil.metadata import fit_metadata
 from mil.model import build_model, start_from_weights
 from mil.optim import make_optimizer, prepare
 from mil.plots import draw_all
-from mil.predict import METRICS_FILE, prediction_row, write_predictions
+from mil.predict import METRICS_FILE, pick_device, prediction_row, write_predictions
+from mil.processes import Processes
+from mil.readers import make_reader
 from mil.recipe import Recipe
 from mil.settings import DEFAULT_BACKBONE
 from mil.task import ANY_OF, Task
@@ -43,7 +45,7 @@ from tiling.output import replacing, sweep, write_table
 
 CONFIG, FOLDS, SKIPPED, OOF, LOG = "config.yaml", "folds.csv", "skipped.csv", "oof.csv", "log.csv"
 # What may differ between the jobs of one run, for nothing of the result hangs on it.
-FREE = ("bags", "labels", "device", "cache", "loader_workers", "checkpoint_minutes", "tracker")
+FREE = ("bags", "labels", "device", "cache", "decode", "loader_workers", "checkpoint_minutes", "tracker")
 
 
 class Plan(NamedTuple):
@@ -66,21 +68,23 @@ def make_plan(cohort: Cohort, recipe: Recipe) -> Plan:
 
 
 def train_run(
-    cohort: Cohort, out: Path, recipe: Recipe, processes: Processes, sources: Mapping[str, str] | None = None,
-    fold: int | None = None, resume: bool = False, stop: Callable[[], bool] = lambda: False,
+    cohort: Cohort, out: Path, recipe: Recipe, processes: Processes | None = None,
+    sources: Mapping[str, str] | None = None, fold: int | None = None, resume: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:  # fmt: skip
     """Train all folds, or the one given, into the run folder `out`; the evaluation once all are done, else None.
 
-    `sources` (where bags and labels came from) is saved with the settings. With `resume` what is there already goes
+    Without `processes` this one trains alone. `sources` (where bags and labels came from) is saved with the settings. With `resume` what is there already goes
     on. What can be refused is refused before the folder is made: LabelsError, ModelError, SettingsError or RunError.
     Raises Stopped, with all saved, once `stop` says so.
     """
+    processes = processes or Processes(Launch(), pick_device(recipe.train.device))
     plan = make_plan(cohort, recipe)
     if fold is not None and not 0 <= fold < len(plan.splits):
         raise RunError(f"there is no fold {fold}; --fold is from 0 to {len(plan.splits) - 1}")
     _try(cohort, plan.recipe, processes)
     processes.from_first(lambda: open_run(out, cohort, plan, sources or {}, resume, fold))
-    read = make_reader(cohort, plan.recipe, processes)
+    read = reader_of(cohort, plan.recipe, processes)
     for split in plan.splits if fold is None else [plan.splits[fold]]:
         folder = out / f"fold_{split.fold}"
         if not (folder / OOF).exists():
@@ -91,15 +95,27 @@ def train_run(
     return processes.from_first(lambda: collect(out))
 
 
-def open_run(
-    out: Path, cohort: Cohort, plan: Plan, sources: Mapping[str, str], resume: bool, fold: int | None
-) -> None:
+def reader_of(cohort: Cohort, recipe: Recipe, processes: Processes) -> Reader:
+    """Who reads the bags; the first process makes the cache, if there is to be one, and the others find it."""
+    train, px = recipe.train, recipe.model.train_px
+    made: list[Reader] = []
+
+    def make() -> None:
+        made.append(make_reader(cohort, px, processes.device, train.cache, train.decode, processes.is_first))
+
+    processes.from_first(make)
+    if not made:
+        make()
+    return made[0]
+
+
+def open_run(out: Path, cohort: Cohort, plan: Plan, sources: Mapping[str, str], resume: bool, fold: int | None) -> None:
     """Make the folder of a run, or see that the one which is there is of the same run.
 
     Raises RunError where it exists and neither `resume` nor a fold of its own was asked for, where it is of another
     run, and where it cannot be made.
     """
-    config = {**sources, **_lists(plan.recipe.flat())}
+    config = {**sources, **plan.recipe.flat()}
     if out.exists() and not resume and (fold is None or not (out / CONFIG).exists() or (out / f"fold_{fold}").exists()):
         raise RunError(
             f"the run folder {str(out)!r} exists; give --resume to go on with it, or choose another --out, or delete it"
@@ -157,14 +173,18 @@ def collect(out: Path) -> Evaluation:
     names = sorted(table["fold"].unique(), key=natural)
     folders = [out / f"fold_{fold}" for fold in range(len(names))]
     if missing := [str(fold) for fold, folder in enumerate(folders) if not (folder / OOF).exists()]:
-        raise RunError(f"the run {str(out)!r} lacks fold {', '.join(missing)}; train it with --fold, then collect again")
+        raise RunError(
+            f"the run {str(out)!r} lacks fold {', '.join(missing)}; train it with --fold, then collect again"
+        )
     task = read_card(folders[0]).task
     done = pd.concat([_read(folder / OOF) for folder in folders]).set_index("slide_id")
     try:
         rows = done.loc[table["slide_id"]].reset_index()
         probabilities = rows[[f"prob_{name}" for name in task.classes]].astype(np.float64).to_numpy()
     except (KeyError, ValueError) as error:
-        raise RunError(f"the {OOF} of the folds of {str(out)!r} do not fit its {FOLDS} ({error}); train again") from error
+        raise RunError(
+            f"the {OOF} of the folds of {str(out)!r} do not fit its {FOLDS} ({error}); train again"
+        ) from error
     logs = [read_log(folder / LOG) for folder in folders]
     fold_of = table["fold"].map(names.index).to_numpy()
     evaluation = evaluate(_labels(table, task), probabilities, fold_of, names)
@@ -206,7 +226,13 @@ def _oof_rows(cohort: Cohort, split: Split, probabilities: np.ndarray) -> list[d
     slides, sizes = cohort.labels.table.iloc[split.test].to_dict("records"), [cohort.sizes[row] for row in split.test]
     return [
         prediction_row(
-            slide["slide_id"], slide["patient_id"], cohort.labels.task, size, chances, label=slide["label"], fold=split.name
+            slide["slide_id"],
+            slide["patient_id"],
+            cohort.labels.task,
+            size,
+            chances,
+            label=slide["label"],
+            fold=split.name,
         )
         for slide, size, chances in zip(slides, sizes, probabilities, strict=True)
     ]

@@ -72,7 +72,9 @@ def test_stopped_at_every_step(cohort_of_bags: Cohort, tmp_path: Path, settings:
         try:
             train_run(cohort_of_bags, tmp_path / "run", recipe, ONE, resume=True, stop=after(0))
         except Stopped as stopped:
-            assert str(stopped) in {f"fold {fold} was asked to stop in epoch {epoch}" for fold in (0, 1) for epoch in (0, 1)}
+            assert str(stopped) in {
+                f"fold {fold} was asked to stop in epoch {epoch}" for fold in (0, 1) for epoch in (0, 1)
+            }
             stops += 1
         else:
             break
@@ -145,7 +147,9 @@ def test_another_run_is_not_gone_on_with(cohort_of_bags: Cohort, undisturbed: Pa
     fewer = cohort_of_bags._replace(
         labels=cohort_of_bags.labels.at(range(2, 12)), bags=cohort_of_bags.bags[2:], sizes=cohort_of_bags.sizes[2:]
     )
-    with pytest.raises(RunError, match="was begun with other slides, labels or folds than --labels and --bags have now"):
+    with pytest.raises(
+        RunError, match="was begun with other slides, labels or folds than --labels and --bags have now"
+    ):
         train_run(fewer, undisturbed, RECIPE, ONE, resume=True)
     assert content(undisturbed) == before
 
@@ -170,7 +174,16 @@ class TestCommand:
     def flags(self, cohort: CohortFiles, bags: Path, tmp_path: Path) -> Iterator[list[str]]:
         config = tmp_path / "config.yaml"
         config.write_text(yaml.safe_dump({**RECIPE.flat(), "epochs": 60, "patience": 60, "checkpoint_minutes": 0.001}))
-        yield ["--bags", str(bags), "--labels", str(cohort.labels), "--config", str(config), "--out", str(tmp_path / "r")]
+        yield [
+            "--bags",
+            str(bags),
+            "--labels",
+            str(cohort.labels),
+            "--config",
+            str(config),
+            "--out",
+            str(tmp_path / "r"),
+        ]
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
     def test_a_warning_saves_and_leaves_with_its_own_status(

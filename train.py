@@ -26,9 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> ArgumentParser:
     parser = cli.make_parser("train.py", "Train on bags end to end, cross-validated by patient.")
-    parser.add_argument(
-        "--bags", help="folder of bags of `python -m tiling`, a merged file, or a folder of feature files"
-    )
+    parser.add_argument("--bags", help="folder of bags, a merged file of them, or a folder of feature files")
     parser.add_argument("--labels", help="CSV with slide_id, label and maybe patient_id, fold, site, metadata")
     parser.add_argument("--out", help="folder for the run; it must not exist, unless beside --resume or --fold")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out if there is one")

@@ -60,8 +60,8 @@ def train_fold(
 
     Without a validation part the last epoch is kept. `read` gives the instances of a bag. With a `folder` there is a
     checkpoint in it after each epoch and every few minutes, and a training of which there is one goes on from it.
-    `watch` is given the log after each epoch. Once `stop` says so, the checkpoint is saved and Stopped raised. Raises ModelError
-    where the loss is no longer a number or memory does not suffice.
+    `watch` is given the log after each epoch. Once `stop` says so, the checkpoint is saved and Stopped raised. Raises
+    ModelError where the loss is no longer a number or memory does not suffice.
     """
     fold = FoldTraining(cohort, split, recipe, read, processes)
     checkpoint = folder / CHECKPOINT if folder else None
@@ -155,7 +155,7 @@ class FoldTraining:
         self.net.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.averaging.restore(state["averaging"])
+        self.averaging.restore(state["averaging"], self.net)
         self.scaler.load_state_dict(state["scaler"])
 
     def steps(self) -> Iterator[None]:

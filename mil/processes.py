@@ -61,7 +61,7 @@ class Processes:
                 dist.destroy_process_group()
 
     def share(self, places: np.ndarray) -> np.ndarray:
-        """This process's part of some places, which all have."""
+        """The part of some places, which all processes know, that is for this one."""
         return places[self.rank :: self.world]
 
     def barrier(self) -> None:

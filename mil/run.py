@@ -57,13 +57,12 @@ class Plan(NamedTuple):
 
 
 def make_plan(cohort: Cohort, recipe: Recipe) -> Plan:
-    """The plan of a run; raises LabelsError where some fold cannot be trained or a split leaks."""
+    """The plan of a run; raises LabelsError where some fold cannot be trained."""
     labels, spec = cohort.labels, recipe.train
     if recipe.model.backbone is None and FEATURES not in cohort.bag_spec:
         recipe = replace(recipe, model=replace(recipe.model, backbone=DEFAULT_BACKBONE))
     folds = make_folds(labels, spec.folds, spec.seed)
     splits = make_splits(labels, folds, spec.valid_share, spec.seed)
-    refuse_leaks(cohort, splits)
     return Plan(recipe, folds, splits)
 
 
@@ -74,15 +73,16 @@ def train_run(
 ) -> Evaluation | None:  # fmt: skip
     """Train all folds, or the one given, into the run folder `out`; the evaluation once all are done, else None.
 
-    Without `processes` this one trains alone. `sources` (where bags and labels came from) is saved with the settings. With `resume` what is there already goes
-    on. What can be refused is refused before the folder is made: LabelsError, ModelError, SettingsError or RunError.
-    Raises Stopped, with all saved, once `stop` says so.
+    Without `processes` this one trains alone. `sources` (where bags and labels came from) is saved with the settings.
+    With `resume` what is there already goes on. What can be refused is refused before the folder is made: LabelsError,
+    ModelError, SettingsError or RunError. Raises Stopped, with all saved, once `stop` says so.
     """
     processes = processes or Processes(Launch(), pick_device(recipe.train.device))
     plan = make_plan(cohort, recipe)
     if fold is not None and not 0 <= fold < len(plan.splits):
         raise RunError(f"there is no fold {fold}; --fold is from 0 to {len(plan.splits) - 1}")
     _try(cohort, plan.recipe, processes)
+    processes.from_first(lambda: refuse_leaks(cohort, plan.splits))
     processes.from_first(lambda: open_run(out, cohort, plan, sources or {}, resume, fold))
     read = reader_of(cohort, plan.recipe, processes)
     for split in plan.splits if fold is None else [plan.splits[fold]]:
@@ -116,11 +116,12 @@ def open_run(out: Path, cohort: Cohort, plan: Plan, sources: Mapping[str, str], 
     run, and where it cannot be made.
     """
     config = {**sources, **plan.recipe.flat()}
-    if out.exists() and not resume and (fold is None or not (out / CONFIG).exists() or (out / f"fold_{fold}").exists()):
-        raise RunError(
-            f"the run folder {str(out)!r} exists; give --resume to go on with it, or choose another --out, or delete it"
-        )
     try:
+        if out.exists() and not (_is_run(out) and (resume or not (fold is None or (out / f"fold_{fold}").exists()))):
+            raise RunError(
+                f"the run folder {str(out)!r} exists; give --resume to go on with a run, or choose another --out, or "
+                "delete it"
+            )
         out.mkdir(parents=True, exist_ok=True)
         if (out / CONFIG).exists():
             _refuse_other(out, config, cohort, plan.folds)
@@ -135,6 +136,13 @@ def open_run(out: Path, cohort: Cohort, plan: Plan, sources: Mapping[str, str], 
         if isinstance(error, RunError):
             raise
         raise RunError(f"cannot make the run folder {str(out)!r} ({error.strerror}); choose another --out") from error
+
+
+def _is_run(out: Path) -> bool:
+    """Whether a folder is of a run; also where this or another job has just begun it."""
+    return (out / CONFIG).exists() or all(
+        path.name in (FOLDS, SKIPPED) or path.name.startswith(".") for path in out.iterdir()
+    )
 
 
 def train_into(
@@ -173,9 +181,7 @@ def collect(out: Path) -> Evaluation:
     names = sorted(table["fold"].unique(), key=natural)
     folders = [out / f"fold_{fold}" for fold in range(len(names))]
     if missing := [str(fold) for fold, folder in enumerate(folders) if not (folder / OOF).exists()]:
-        raise RunError(
-            f"the run {str(out)!r} lacks fold {', '.join(missing)}; train it with --fold, then collect again"
-        )
+        raise RunError(f"the run {str(out)!r} lacks fold {', '.join(missing)}; train it with --fold, then --collect")
     task = read_card(folders[0]).task
     done = pd.concat([_read(folder / OOF) for folder in folders]).set_index("slide_id")
     try:
@@ -223,7 +229,8 @@ def _labels(table: pd.DataFrame, task: Task) -> Labels:
 
 def _oof_rows(cohort: Cohort, split: Split, probabilities: np.ndarray) -> list[dict[str, Any]]:
     """A row for each test slide of a fold."""
-    slides, sizes = cohort.labels.table.iloc[split.test].to_dict("records"), [cohort.sizes[row] for row in split.test]
+    task, slides = cohort.labels.task, cohort.labels.table.iloc[split.test].to_dict("records")
+    sizes = [cohort.sizes[row] for row in split.test]
     return [
         prediction_row(
             slide["slide_id"],
@@ -261,7 +268,7 @@ def _refuse_other(out: Path, config: dict[str, Any], cohort: Cohort, folds: Fold
             f"the run {str(out)!r} was begun with {name} {found.get(name)!r}, not {config.get(name)!r}; give what it "
             "was begun with, or choose another --out"
         )
-    header, rows = _folds_table(cohort, folds)
+    _, rows = _folds_table(cohort, folds)
     if _read(out / FOLDS).to_numpy().tolist() != [list(row) for row in rows]:
         raise RunError(
             f"the run {str(out)!r} was begun with other slides, labels or folds than --labels and --bags have now; "

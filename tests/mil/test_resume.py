@@ -1,4 +1,4 @@
-"""A run that was interrupted anywhere, and one whose folds were jobs of their own, end as one left alone: to the byte."""
+"""A run that was interrupted anywhere, or whose folds were jobs of their own, ends as one left alone: to the byte."""
 
 import os
 import shutil
@@ -113,7 +113,7 @@ def test_ended_before_any_file_came_into_place(
 def test_folds_as_jobs(cohort_of_bags: Cohort, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train_run(cohort_of_bags, run, RECIPE, ONE, fold=1) is None
-    with pytest.raises(RunError, match=r"lacks fold 0; train it with --fold, then collect again"):
+    with pytest.raises(RunError, match=r"lacks fold 0; train it with --fold, then --collect"):
         collect(run)
     with pytest.raises(RunError, match=r"exists; give --resume"):
         train_run(cohort_of_bags, run, RECIPE, ONE, fold=1)
@@ -136,7 +136,9 @@ def test_a_finished_run_is_left_as_it_is(cohort_of_bags: Cohort, undisturbed: Pa
     before = content(undisturbed)
     assert train_run(cohort_of_bags, undisturbed, RECIPE, ONE, resume=True) is not None
     assert content(undisturbed) == before
-    with pytest.raises(RunError, match="exists; give --resume to go on with it, or choose another --out, or delete it"):
+    with pytest.raises(
+        RunError, match="exists; give --resume to go on with a run, or choose another --out, or delete it"
+    ):
         train_run(cohort_of_bags, undisturbed, RECIPE, ONE)
 
 

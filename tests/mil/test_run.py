@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,14 +20,14 @@ from mil.evaluation import Evaluation
 from mil.folds import Split, make_splits
 from mil.labels import Labels, read_labels, target_column
 from mil.launcher import Launch
-from mil.processes import Processes
 from mil.log import kept
 from mil.loop import FoldResult, train_fold
 from mil.metrics import auc
 from mil.model import build_model
 from mil.predict import load_run, predict_bag
+from mil.processes import Processes
 from mil.recipe import Recipe
-from mil.run import make_reader, train_run
+from mil.run import reader_of, train_run
 from mil.task import Task
 from tests.conftest import Trained
 from tiling.bag import Bag, read_bag
@@ -47,7 +47,7 @@ def split(cohort: Cohort, fold: int) -> Split:
 
 def fold_of(cohort: Cohort, part: Split, recipe: Recipe) -> FoldResult:
     """A fold trained here, with nothing on disk."""
-    return train_fold(cohort, part, recipe, make_reader(cohort, recipe, ONE), ONE)
+    return train_fold(cohort, part, recipe, reader_of(cohort, recipe, ONE), ONE)
 
 
 def run_of(cohort: Cohort, out: Path, recipe: Recipe, **more: Any) -> Evaluation:
@@ -194,7 +194,7 @@ def test_one_vs_normal(cohort_of_bags: Cohort, tmp_path: Path) -> None:
 
 
 class TestMetadata:
-    COLUMNS = {"categorical": ("site",), "numeric": ("age",)}
+    COLUMNS: ClassVar = {"categorical": ("site",), "numeric": ("age",)}
 
     def make(self, cohort: Cohort) -> Cohort:
         """Ages tell the classes apart; the sites of the two folds are different, one slide's age is unknown."""
@@ -399,7 +399,7 @@ def test_what_is_refused_leaves_no_folder(cohort_of_bags: Cohort, tmp_path: Path
 
 
 def test_run_folder_that_exists(cohort_of_bags: Cohort, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="exists; give --resume to go on with it, or choose another --out"):
+    with pytest.raises(RunError, match="exists; give --resume to go on with a run, or choose another --out"):
         run_of(cohort_of_bags, tmp_path, RECIPE)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from mil.errors import RunError
 from mil.snapshot import load_state, save_state
 
+OURS = {"format": "gigabag-checkpoint", "format_version": "1"}
 STATE = {
     "text": "µ",
     "numbers": [1, -2, 0.1, 1e-300, math.inf, True, None],
@@ -98,11 +99,11 @@ def test_damaged_files_are_refused_with_a_sentence(tmp_path: Path) -> None:
     [
         ({}, "is no checkpoint version None"),
         ({"format": "gigabag-checkpoint", "format_version": "9"}, "is gigabag-checkpoint version 9"),
-        ({"format": "gigabag-checkpoint", "format_version": "1"}, r"cannot be read \('state'\)"),
-        ({"format": "gigabag-checkpoint", "format_version": "1", "state": "{"}, "cannot be read"),
-        ({"format": "gigabag-checkpoint", "format_version": "1", "state": json.dumps({"set": []})}, "unknown kind 'set'"),
-        ({"format": "gigabag-checkpoint", "format_version": "1", "state": json.dumps({"tensor": "7"})}, "cannot be read"),
-        ({"format": "gigabag-checkpoint", "format_version": "1", "state": "[" * 100_000}, "cannot be read"),
+        (OURS, r"cannot be read \('state'\)"),
+        ({**OURS, "state": "{"}, "cannot be read"),
+        ({**OURS, "state": json.dumps({"set": []})}, "unknown kind 'set'"),
+        ({**OURS, "state": json.dumps({"tensor": "7"})}, "cannot be read"),
+        ({**OURS, "state": "[" * 100_000}, "cannot be read"),
     ],
 )  # fmt: skip
 def test_strange_files_are_refused_with_a_sentence(tmp_path: Path, metadata: dict[str, str], sentence: str) -> None:

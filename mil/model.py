@@ -14,7 +14,8 @@ from mil.guided import GuidedBackbone
 from mil.head import Head, initialise, silence
 from mil.metadata import MetadataCoder
 from mil.pooling import POOLINGS, Pooling, PoolingOptions, Positions
-from mil.settings import DEFAULT_BACKBONE, ModelSpec, TrainSpec
+from mil.recipe import OptimSpec, TrainSpec
+from mil.settings import DEFAULT_BACKBONE, ModelSpec
 from mil.task import Task
 from mil.weights import WeightsReport, load_weights
 from tiling.features import FEATURES
@@ -175,7 +176,7 @@ def bare(backbone: AnyBackbone) -> Backbone | None:
     return backbone.backbone if isinstance(backbone, GuidedBackbone) else backbone
 
 
-def refuse_changed(spec: ModelSpec | TrainSpec, names: Sequence[str]) -> None:
+def refuse_changed(spec: ModelSpec | OptimSpec | TrainSpec, names: Sequence[str]) -> None:
     """Raise ModelError for a setting of these that has another value than its default: features have no use for it."""
     default = type(spec)()
     for name in names:

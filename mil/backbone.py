@@ -1,4 +1,4 @@
-"""Any timm image model as a source of feature maps. Only this module and `mil.weights` import timm."""
+"""Any timm image model as a source of feature maps. As models, timm is imported here and in `mil.weights` alone."""
 
 import difflib
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """What can be set of a training, beside its labels table and its model. Free of torch, like `mil.settings`."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_type_hints
 
@@ -17,17 +18,28 @@ class LossSpec:
     )
     label_smoothing: float = setting(0.0, "share of a label that is spread over all classes")
     focal_gamma: float = setting(2.0, "how much less: a slide counts (1 - its probability) to this power")
-    focal_alpha: tuple[float, ...] = setting((), "weights of the classes in the focal loss, in their order")
+    focal_alpha: tuple[float, ...] = setting(
+        (),
+        "weights of the classes in the focal loss, in their order; or one number, that of the second of two classes or "
+        "of a label that is there, the other's being 1 less it",
+    )
     balance: Literal["weights", "sampling"] | None = setting(
         None, "let each class count alike: by weights in the loss, or by how often its slides are drawn"
     )
 
     def __post_init__(self) -> None:
         check(self, SettingsError, label_smoothing=between(0, 0.99), focal_gamma=at_least(0))
-        if any(not weight >= 0 for weight in self.focal_alpha):
-            raise SettingsError(f"--focal-alpha takes weights of at least 0, not {min(self.focal_alpha)}")
+        most = 1 if len(self.focal_alpha) == 1 else math.inf
+        if wrong := [weight for weight in self.focal_alpha if not (0 <= weight <= most and math.isfinite(weight))]:
+            raise SettingsError(
+                f"--focal-alpha takes one number from 0 to 1, or a weight of at least 0 for each class, not {wrong[0]}"
+            )
         if self.loss != "focal" and (self.focal_alpha or self.focal_gamma != 2.0):
             raise SettingsError("--focal-gamma and --focal-alpha say something only beside --loss focal")
+        if self.loss == "focal" and self.label_smoothing:
+            raise SettingsError("--label-smoothing goes with --loss cross-entropy, not with focal; leave one out")
+        if self.focal_alpha and self.balance == "weights":
+            raise SettingsError("give --focal-alpha or --balance weights, not both: each weighs the classes")
 
 
 @dataclass(frozen=True)
@@ -42,29 +54,48 @@ class OptimSpec:
     weight_decay: float = setting(0.01, "weight decay")
     momentum: float = setting(0.9, "of the optimisers that have one")
     schedule: Literal["cosine", "poly", "tanh", "step", "plateau", "constant"] = setting(
-        "cosine", "how the learning rate falls"
+        "cosine", "how the learning rate falls, once it is warm"
     )
-    lr_end: float = setting(1e-6, "learning rate at the end of the schedule; the others end in proportion")
+    lr_end: float = setting(1e-6, "learning rate at the end, or the least of plateau; the others end in proportion")
+    poly_power: float = setting(0.9, "exponent of --schedule poly")
     decay_rate: float = setting(0.1, "factor of the learning rate at each step of --schedule step or plateau")
-    decay_epochs: int = setting(10, "epochs from one such step to the next, or without progress before it")
-    warmup_epochs: float = setting(0.0, "epochs in which the learning rate rises to --lr")
+    decay_epochs: int = setting(10, "epochs from one such step to the next, or without a better figure before it")
+    warmup_epochs: float = setting(0.0, "epochs, or a fraction of one, in which the learning rate rises to --lr")
     lr_warmup: float = setting(0.0, "learning rate with which they begin")
     clip_grad: float | None = setting(None, "largest norm of the gradient of all weights together")
     accumulate: int = setting(1, "batches whose gradients make one step")
-    ema: float | None = setting(
-        None, "decay of an average over all steps, such as 0.999, that takes the weights' place"
-    )
-    average_last: int | None = setting(None, "epochs at the end whose weights are averaged")
+    ema: float | None = setting(None, "decay, such as 0.999, of an average over all steps in place of the weights")
+    average_last: int | None = setting(None, "take the mean of the weights of this many last epochs in their place")
 
     def __post_init__(self) -> None:
         check(
             self, SettingsError, lr=between(1e-12, 1e30), lr_end=at_least(0), lr_attention=at_least(0),
             lr_head=at_least(0), layer_decay=between(0.01, 1), weight_decay=at_least(0), momentum=between(0, 1),
-            decay_rate=between(0, 1), decay_epochs=at_least(1), warmup_epochs=at_least(0), lr_warmup=at_least(0),
-            clip_grad=between(1e-12, 1e30), accumulate=at_least(1), ema=between(0, 0.999999), average_last=at_least(2),
+            poly_power=at_least(0), decay_rate=between(0, 1), decay_epochs=at_least(1), warmup_epochs=at_least(0),
+            lr_warmup=at_least(0), clip_grad=between(1e-12, 1e30), accumulate=at_least(1), ema=between(0, 0.999999),
+            average_last=at_least(2),
         )  # fmt: skip
         if self.ema is not None and self.average_last is not None:
             raise SettingsError("give --ema or --average-last, not both: each takes the place of the weights")
+        for name, schedules in _SAYS_SOMETHING_BESIDE.items():
+            if getattr(self, name) != getattr(type(self), name) and self.schedule not in schedules:
+                beside = " or ".join(schedules)
+                raise SettingsError(f"--{name.replace('_', '-')} says something only beside --schedule {beside}")
+        if self.lr_warmup and not self.warmup_epochs:
+            raise SettingsError("--lr-warmup says something only beside --warmup-epochs; give both or none")
+        least = self.lr_end if self.schedule in _SAYS_SOMETHING_BESIDE["lr_end"] else 0.0
+        for flag, lr in (("--lr-end", least), ("--lr-warmup", self.lr_warmup)):
+            if lr > self.lr:
+                raise SettingsError(f"{flag} {lr} is above --lr {self.lr}; give one that is not")
+
+
+# Which schedules know a setting.
+_SAYS_SOMETHING_BESIDE = {
+    "lr_end": ("cosine", "poly", "tanh", "plateau"),
+    "poly_power": ("poly",),
+    "decay_rate": ("step", "plateau"),
+    "decay_epochs": ("step", "plateau"),
+}
 
 
 @dataclass(frozen=True)
@@ -182,6 +213,20 @@ class Recipe:
     optim: OptimSpec = field(default_factory=OptimSpec)
     augment: AugmentSpec = field(default_factory=AugmentSpec)
     train: TrainSpec = field(default_factory=TrainSpec)
+
+    def __post_init__(self) -> None:
+        optim, train = self.optim, self.train
+        if optim.warmup_epochs >= train.epochs:
+            raise SettingsError(
+                f"--warmup-epochs {optim.warmup_epochs} leaves none of --epochs {train.epochs} for what comes after it"
+            )
+        if optim.schedule == "plateau" and not train.valid_share:
+            raise SettingsError("--schedule plateau needs a validation figure; give a --valid-share above 0")
+        if optim.schedule == "plateau" and optim.decay_epochs >= train.patience:
+            raise SettingsError(
+                f"--schedule plateau waits --decay-epochs {optim.decay_epochs} without a better figure, but a fold "
+                f"stops after --patience {train.patience} of them; give it fewer"
+            )
 
     @classmethod
     def of(cls, **settings: Any) -> "Recipe":

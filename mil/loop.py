@@ -28,15 +28,15 @@ from mil.feed import feed
 from mil.folds import Split
 from mil.log import EpochLog, kept
 from mil.losses import TaskLoss, log_loss, probabilities, sampling_weights
-from mil.memory import out_of_memory_sentence
 from mil.metadata import MetadataCoder, fit_metadata
 from mil.metrics import auc
 from mil.model import MILNet, build_model, standardize, start_from_weights
-from mil.optim import make_optimizer, make_schedule, prepare
+from mil.optim import make_optimizer, prepare
 from mil.order import Batches
 from mil.predict import predict_batches
 from mil.processes import Processes
 from mil.recipe import Recipe
+from mil.schedule import Schedule
 from mil.snapshot import load_state, save_state
 from tiling.progress import progress
 
@@ -108,8 +108,8 @@ class FoldTraining:
         self.net = build_model(recipe.model, labels.task, cohort.bag_spec, self.metadata)
         start_from_weights(self.net, recipe.model)
         if recipe.model.standardize:
-            standardize(self.net, (self.data[place].instances_N for place in range(len(self.data))))
-        prepare(self.net, spec, processes.device)
+            standardize(self.net, map(read, self.data.bags))
+        prepare(self.net, spec, processes.device, processes.world)
         self.net.to(processes.device)
         self.learning = [weight for weight in self.net.parameters() if weight.requires_grad]
         self.loss = TaskLoss(labels.task, recipe.loss, train)
@@ -117,7 +117,7 @@ class FoldTraining:
         seed = spec.seed + split.fold
         self.batches = Batches(len(train), spec.batch_size, seed, shuffle=True, weights=drawn, world=processes.world)
         self.optimizer = make_optimizer(self.net, optim)
-        self.schedule = make_schedule(self.optimizer, optim, self.steps_of_epoch, spec.epochs)
+        self.schedule = Schedule(self.optimizer, optim, self.steps_of_epoch, spec.epochs)
         self.averaging = Averaging(optim.ema, optim.average_last)
         self.scaler = torch.amp.GradScaler(enabled=self.net.half_precision is torch.float16)
         self.augment = Augment(recipe.augment)
@@ -212,7 +212,7 @@ class FoldTraining:
         try:
             instances, mask = self.augment(batch.instances_M, batch.mask_BN)
             total = self.loss(self.net(instances, mask, batch.metadata_BF).logits_BK, batch.target_B)
-            self.scaler.scale(total / weight).backward()
+            torch.autograd.backward(self.scaler.scale(total / weight))
         except (ValueError, RuntimeError) as error:
             if (sentence := self._explained(error)) is None:
                 raise
@@ -278,4 +278,4 @@ class FoldTraining:
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             cause = " ".join(str(error).split())[:200]
             return f"the backbone cannot be compiled here ({cause}); train without --compile"
-        return out_of_memory_sentence(error, self.cohort, self.recipe, self.processes)
+        return None

@@ -168,7 +168,7 @@ def start_from_weights(model: MILNet, spec: ModelSpec) -> WeightsReport | None:
     return load_weights(backbone, Path(spec.weights))
 
 
-def standardize(model: MILNet, bags: Iterable[Tensor]) -> None:
+def standardize(model: MILNet, bags: Iterable[Any]) -> None:
     """Set mean and deviation of the network's input to those of all instances of some bags of features (N, C)."""
     inputs = model.encoder.backbone
     assert isinstance(inputs, Features), "only features are standardised here"

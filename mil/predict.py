@@ -157,7 +157,7 @@ def prediction_row(
     }
 
 
-def write_predictions(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_predictions(path: Path, rows: Sequence[dict[str, Any]] | pd.DataFrame) -> None:
     """Write a predictions table as CSV, whole or not at all; probabilities keep all their digits."""
     with replacing(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n", errors="backslashreplace")

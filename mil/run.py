@@ -9,7 +9,6 @@ oof.csv  log.csv  metrics.json  *.png                    put together when all f
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,14 +31,13 @@ from mil.loop import CHECKPOINT, train_fold
 from mil.metadata import fit_metadata
 from mil.model import build_model, start_from_weights
 from mil.optim import make_optimizer, prepare
-from mil.plots import draw_all
+from mil.plots import draw_learning_curves
 from mil.predict import METRICS_FILE, pick_device, prediction_row, write_predictions
 from mil.processes import Processes
 from mil.readers import make_reader
 from mil.recipe import Recipe
 from mil.settings import DEFAULT_BACKBONE
 from mil.task import ANY_OF, Task
-from mil.tracking import open_tracker
 from tiling.features import FEATURES
 from tiling.output import replacing, sweep, write_table
 
@@ -115,7 +113,8 @@ def open_run(out: Path, cohort: Cohort, plan: Plan, sources: Mapping[str, str], 
     Raises RunError where it exists and neither `resume` nor a fold of its own was asked for, where it is of another
     run, and where it cannot be made.
     """
-    config = {**sources, **plan.recipe.flat()}
+    recipe = {name: list(value) if isinstance(value, tuple) else value for name, value in plan.recipe.flat().items()}
+    config = {**sources, **recipe}
     try:
         if out.exists() and not (_is_run(out) and (resume or not (fold is None or (out / f"fold_{fold}").exists()))):
             raise RunError(
@@ -129,7 +128,7 @@ def open_run(out: Path, cohort: Cohort, plan: Plan, sources: Mapping[str, str], 
             return
         write_table(out / FOLDS, *_folds_table(cohort, plan.folds))
         missing = cohort.missing[["slide_id", "patient_id", "label", "error"]]
-        write_table(out / SKIPPED, list(missing), missing.itertuples(index=False))
+        write_table(out / SKIPPED, missing.columns.tolist(), missing.itertuples(index=False))
         with replacing(out / CONFIG) as temporary:
             temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     except OSError as error:
@@ -153,15 +152,12 @@ def train_into(
         folder.mkdir(exist_ok=True)
         sweep(folder)
     processes.barrier()
-    tracker = open_tracker(plan.recipe.train.tracker if processes.is_first else None, folder, plan.recipe.flat())
 
     def watch(log: Sequence[EpochLog]) -> None:
         if processes.is_first:
             write_table(folder / LOG, EpochLog._fields, log)
-            tracker.epoch(log[-1])
 
-    with closing(tracker):
-        result = train_fold(cohort, split, plan.recipe, read, processes, folder, stop, watch)
+    result = train_fold(cohort, split, plan.recipe, read, processes, folder, stop, watch)
     if processes.is_first:
         task, epoch = cohort.labels.task, kept(result.log).epoch
         card = ModelCard(plan.recipe.model, task, cohort.bag_spec, result.metadata, split.fold, epoch)
@@ -177,30 +173,31 @@ def collect(out: Path) -> Evaluation:
 
     Raises RunError where the folder is no run, a fold is not done, or a file is damaged.
     """
-    table, skipped = _read(out / FOLDS), _read(out / SKIPPED)
-    names = sorted(table["fold"].unique(), key=natural)
+    slides, skipped = _read(out / FOLDS), _read(out / SKIPPED)
+    names = sorted(slides["fold"].unique(), key=natural)
     folders = [out / f"fold_{fold}" for fold in range(len(names))]
     if missing := [str(fold) for fold, folder in enumerate(folders) if not (folder / OOF).exists()]:
         raise RunError(f"the run {str(out)!r} lacks fold {', '.join(missing)}; train it with --fold, then --collect")
     task = read_card(folders[0]).task
     done = pd.concat([_read(folder / OOF) for folder in folders]).set_index("slide_id")
     try:
-        rows = done.loc[table["slide_id"]].reset_index()
+        rows = done.loc[slides["slide_id"]].reset_index()
         probabilities = rows[[f"prob_{name}" for name in task.classes]].astype(np.float64).to_numpy()
     except (KeyError, ValueError) as error:
         raise RunError(
             f"the {OOF} of the folds of {str(out)!r} do not fit its {FOLDS} ({error}); train again"
         ) from error
     logs = [read_log(folder / LOG) for folder in folders]
-    fold_of = table["fold"].map(names.index).to_numpy()
-    evaluation = evaluate(_labels(table, task), probabilities, fold_of, names)
+    fold_of = slides["fold"].map(names.index).to_numpy()
+    evaluation = evaluate(_labels(slides, task), probabilities, fold_of, names)
     failed = [
         prediction_row(row["slide_id"], row["patient_id"], task, error=row["error"], label=row["label"], fold="")
         for row in skipped.to_dict("records")
     ]
-    write_predictions(out / OOF, [*rows.to_dict("records"), *failed])
+    table = pd.concat([rows, pd.DataFrame(failed)]) if failed else rows
+    write_predictions(out / OOF, table)
     write_table(out / LOG, EpochLog._fields, [row for log in logs for row in log])
-    draw_all(out, evaluation, logs)
+    draw_learning_curves(out / "learning_curves.png", logs)
     with replacing(out / METRICS_FILE) as temporary:
         content = {**evaluation.as_json(), "skipped": len(skipped)}
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -229,7 +226,7 @@ def _labels(table: pd.DataFrame, task: Task) -> Labels:
 
 def _oof_rows(cohort: Cohort, split: Split, probabilities: np.ndarray) -> list[dict[str, Any]]:
     """A row for each test slide of a fold."""
-    task, slides = cohort.labels.task, cohort.labels.table.iloc[split.test].to_dict("records")
+    slides = cohort.labels.table.iloc[split.test].to_dict("records")
     sizes = [cohort.sizes[row] for row in split.test]
     return [
         prediction_row(
@@ -282,7 +279,7 @@ def _try(cohort: Cohort, recipe: Recipe, processes: Processes) -> None:
     net = build_model(recipe.model, cohort.labels.task, cohort.bag_spec, metadata)
     if (report := start_from_weights(net, recipe.model)) and processes.is_first:
         sys.stderr.write(f"{report}\n")
-    prepare(net, recipe.train, processes.device)
+    prepare(net, recipe.train, processes.device, processes.world)
     make_optimizer(net, recipe.optim)
     if recipe.model.head_norm and recipe.train.batch_size == 1:
         raise ModelError("--head-norm takes means over the bags of a step: give a --batch-size of 2 or more")

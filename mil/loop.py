@@ -155,6 +155,7 @@ class FoldTraining:
         self.net.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.schedule.at(max(0, self.epoch * self.steps_of_epoch + self.step - 1))
         self.averaging.restore(state["averaging"], self.net)
         self.scaler.load_state_dict(state["scaler"])
 

@@ -64,9 +64,9 @@ class FoldFigures(NamedTuple):
     figures: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All that is said of a run's out-of-fold predictions.
+    """All that is said of a run's out-of-fold predictions, and these themselves by slide, as `cases`.
 
     `left_out` patients have slides of different classes and are not among `patients`. Of two classes `positive` is the
     one whose average precision and F1 are given; it is None for more, where they are means.
@@ -77,6 +77,7 @@ class Evaluation:
     left_out: int
     folds: tuple[FoldFigures, ...]
     positive: str | None
+    cases: Cases
 
     def as_json(self) -> dict[str, Any]:
         """What metrics.json says, strict JSON: `slides`, `patients`, `folds`, `positive`, `interval`."""
@@ -130,6 +131,7 @@ def evaluate(labels: Labels, probabilities: np.ndarray, fold_of: np.ndarray, fol
         len(np.unique(slides.patients)) - len(patients.patients),
         tuple(_fold(slides, fold, name) for fold, name in enumerate(fold_names)),
         None if positive is None else labels.task.classes[positive],
+        slides,
     )
 
 

@@ -106,7 +106,8 @@ class Evaluation:
         if self.positive is None:
             for name, of_class in self.slides.classes.items():
                 cells = [str(level.classes[name].figures["auc"]) for level in levels.values()]
-                rows.append([f"AUC of {name} ({of_class.count} of {of_class.known})", *cells, "0.500"])
+                in_a_line = " ".join(name.split())
+                rows.append([f"AUC of {in_a_line} ({of_class.count} of {of_class.known})", *cells, "0.500"])
         lines = [f"{header}, with 95 % intervals over patients:", *_aligned(rows)]
         if self.left_out:
             lines.append(

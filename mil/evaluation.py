@@ -64,9 +64,9 @@ class FoldFigures(NamedTuple):
     figures: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All that is said of a run's out-of-fold predictions.
+    """All that is said of a run's out-of-fold predictions, and these themselves by slide, as `cases`.
 
     `left_out` patients have slides of different classes and are not among `patients`. Of two classes `positive` is the
     one whose average precision and F1 are given; it is None for more, where they are means.
@@ -77,6 +77,7 @@ class Evaluation:
     left_out: int
     folds: tuple[FoldFigures, ...]
     positive: str | None
+    cases: Cases
 
     def as_json(self) -> dict[str, Any]:
         """What metrics.json says, strict JSON: `slides`, `patients`, `folds`, `positive`, `interval`."""
@@ -105,7 +106,8 @@ class Evaluation:
         if self.positive is None:
             for name, of_class in self.slides.classes.items():
                 cells = [str(level.classes[name].figures["auc"]) for level in levels.values()]
-                rows.append([f"AUC of {name} ({of_class.count} of {of_class.known})", *cells, "0.500"])
+                in_a_line = " ".join(name.split())
+                rows.append([f"AUC of {in_a_line} ({of_class.count} of {of_class.known})", *cells, "0.500"])
         lines = [f"{header}, with 95 % intervals over patients:", *_aligned(rows)]
         if self.left_out:
             lines.append(
@@ -130,6 +132,7 @@ def evaluate(labels: Labels, probabilities: np.ndarray, fold_of: np.ndarray, fol
         len(np.unique(slides.patients)) - len(patients.patients),
         tuple(_fold(slides, fold, name) for fold, name in enumerate(fold_names)),
         None if positive is None else labels.task.classes[positive],
+        slides,
     )
 
 

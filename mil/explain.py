@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
-from mil.plots import save
+from mil.panels import save
 from tiling.bag import Bag
 
 COLOURS = "viridis"  # even steps for the eye, and for every kind of colour vision

@@ -209,11 +209,13 @@ class TestLines:
         assert len(lines) == 2 + len(METRICS) + 1
 
     def test_labels(self) -> None:
-        labels = make_labels(np.array([[1.0, 0], [0, 1], [1, np.nan], [0, 0]]), list("abcd"), Task(("x", "y"), ANY_OF))
+        labels = make_labels(
+            np.array([[1.0, 0], [0, 1], [1, np.nan], [0, 0]]), list("abcd"), Task(("x", "y\ny"), ANY_OF)
+        )
         chances = np.array([[0.9, 0.2], [0.3, 0.7], [0.2, 0.99], [0.1, 0.8]])
         lines = evaluate(labels, chances, np.array([0, 1, 0, 1]), ["0", "1"]).lines()
         assert "by patient" not in lines[1]  # each has one slide
-        assert lines[-1].startswith("  AUC of y (1 of 3)")
+        assert lines[-1].startswith("  AUC of y y (1 of 3)")
         assert "0.500 (" in lines[-1]
 
 

@@ -310,3 +310,22 @@ def test_features_refuse_what_is_for_pixels() -> None:
         refuse_changed(AugmentSpec(hair=0.5), ON_PIXELS)
     with pytest.raises(ModelError, match="--no-flip is for bags of tiles"):
         refuse_changed(AugmentSpec(flip=False), ON_PIXELS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("per", ["instance", "bag"])
+def test_a_gpu_does_the_same_and_is_not_waited_for(per: str) -> None:
+    change = Augment(AugmentSpec(**{**vars(ALL), "per": per}))
+    given, bags = tiles(40, 64), mask(30, 10)
+    there = given.cuda()
+    torch.manual_seed(7)
+    here, mask_here = change(given, bags)
+    torch.manual_seed(7)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        out, mask_out = change(there, bags)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert mask_out.equal(mask_here)
+    assert out.device == there.device
+    assert ((out.cpu().int() - here.int()).abs() > 1).float().mean() < 1e-3

@@ -23,7 +23,8 @@ ON_PIXELS = (
 )  # fmt: skip
 """Settings of AugmentSpec that bags of features have no use for."""
 
-BLUR = 0.002, 0.008  # deviation, as a share of the side
+BLUR = 0.5, 2.0  # deviation in pixels, in proportion more where the side has more than BLUR_PX
+BLUR_PX = 256
 HAIRS = 12  # at most; from two
 RECTANGLES = 8  # at most; from one
 # Tiles are changed some at a time, so many pixels: few enough for a CPU's cache, and for the memory of a GPU.
@@ -191,9 +192,9 @@ def _draw_stains(strength: float, draws: Draws) -> tuple[Tensor, ...]:
     return stain_change(draws.around(1, strength, 3), draws.around(0, strength, 3))
 
 
-def _blur(tiles_MCHW: Tensor, share_M: Tensor) -> Tensor:
-    px = tiles_MCHW.shape[-1]
-    return blur(tiles_MCHW, share_M * px, BLUR[1] * px)
+def _blur(tiles_MCHW: Tensor, sigma_M: Tensor) -> Tensor:
+    scale = max(1.0, tiles_MCHW.shape[-1] / BLUR_PX)
+    return blur(tiles_MCHW, scale * sigma_M, scale * BLUR[1])
 
 
 def _draw_rectangles(draws: Draws) -> tuple[Tensor, ...]:

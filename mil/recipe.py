@@ -116,9 +116,9 @@ class AugmentSpec:
     hed_jitter: float = setting(
         0.0,
         "multiply the amounts of haematoxylin, eosin and DAB, each by a factor of up to 1 plus or minus this, and "
-        "shift them by up to this, as optical density; 0.05 is light, 0.2 strong (Tellez 2019)",
+        "shift them by up to this, as optical density; 0.05 is usual, with 0.2 colours become like no stain's",
     )
-    blur: float = setting(0.0, "chance of a Gaussian blur of 0.5 to 2 pixels at 256 px, in proportion at others")
+    blur: float = setting(0.0, "chance of a Gaussian blur of 0.5 to 2 pixels, in proportion more above 256 px")
     pixel_dropout: float = setting(0.0, "share of the pixels that are blackened, such as 0.01")
     coarse_dropout: float = setting(
         0.0, "chance of 1 to 8 black rectangles, the sides of each a twentieth to a fifth of the tile's"

@@ -158,25 +158,28 @@ def _bytes(stored: Stored) -> int:
 
 
 def _prepare(folder: Path, plan: _Plan, share: float) -> None:
-    """Make the folder ready for what is missing; raises CacheError where it cannot be written, or is too full."""
+    """Make the folder ready for what is missing; raises CacheError where the disk is too full or no place to write."""
+    needed = sum(_bytes(plan.files[ref]) for ref in plan.missing)
     try:
+        there = next(each for each in (folder, *folder.resolve().parents) if each.exists())
+        free = shutil.disk_usage(there).free
+        if needed > share * free:
+            most = "" if share == 1 else f", of which a cache takes {share:.0%} at most unless it is asked for"
+            raise CacheError(
+                f"the tiles of {len(plan.missing)} bags take {needed / 1e9:.1f} GB, and the disk of the folder "
+                f"{str(folder)!r} has {free / 1e9:.1f} GB free{most}; {_REMEDY}"
+            )
         make_writable(folder)
         sweep(folder)
-        free = shutil.disk_usage(folder).free
         if not (folder / _TAG).exists():
             with replacing(folder / _TAG) as temporary:
                 temporary.write_text(_TAG_TEXT, encoding="utf-8")
     except InputError as error:
         raise _unusable(folder, error.__cause__) from error
     except OSError as error:
+        if isinstance(error, CacheError):
+            raise
         raise _unusable(folder, error) from error
-    needed = sum(_bytes(plan.files[ref]) for ref in plan.missing)
-    if needed > share * free:
-        most = "" if share == 1 else f", of which a cache takes {share:.0%} at most unless it is asked for"
-        raise CacheError(
-            f"the tiles of {len(plan.missing)} bags take {needed / 1e9:.1f} GB, and the disk of the folder "
-            f"{str(folder)!r} has {free / 1e9:.1f} GB free{most}; {_REMEDY}"
-        )
 
 
 def _unusable(folder: Path, error: BaseException | None) -> CacheError:

@@ -41,7 +41,7 @@ def feed(
         for places in plan:
             yield _arrived(make(places, map), device)
         return
-    ahead = 1 + math.ceil(threads / max(1, *map(len, plan[:1])))  # batches enough for all threads, and one more
+    ahead = 1 + math.ceil(threads / max(map(len, plan[:1]), default=1))  # batches for all threads, and one more
     readers, makers = ThreadPoolExecutor(threads, "bag"), ThreadPoolExecutor(ahead, "batch")
     # Files of a cache are read into the batch itself, by the thread that makes it.
     each = map if isinstance(dataset.read, TileCache) else readers.map
@@ -56,6 +56,7 @@ def feed(
     finally:
         readers.shutdown(wait=False, cancel_futures=True)
         makers.shutdown(cancel_futures=True)
+        readers.shutdown()
 
 
 class _Loaded(NamedTuple):
@@ -97,9 +98,8 @@ def _arrived(loaded: _Loaded, device: torch.device) -> Batch:
     if loaded.ready is not None:
         current = torch.cuda.current_stream(device)
         current.wait_event(loaded.ready)
-        for part in loaded.batch:
-            if part.is_cuda:
-                part.record_stream(current)
+        for part in (loaded.batch.instances_M, loaded.batch.target_B, loaded.batch.metadata_BF):
+            part.record_stream(current)
     return loaded.batch
 
 

@@ -102,7 +102,7 @@ def report(out: Path) -> str:
     scores, probabilities = read_predictions(out / "scores.csv", ("0", "1"))
     known = labels.loc[scores["slide_id"]]
     held_out = estimate(auc, probabilities, known["label"].astype(int).to_numpy(), known["patient_id"].to_numpy())
-    metrics = json.loads((out / "run" / "metrics.json").read_text())["auc"]
+    metrics = json.loads((out / "run" / "metrics.json").read_text())["slides"]["auc"]
     caught, among, chance = lesion_tiles(out / "bags", out / "train" / "lesions.csv")
     rows = [
         ("slides", out / "train" / "slides", "and held-out/slides, with their labels.csv and lesions.csv"),

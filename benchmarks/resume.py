@@ -21,7 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.machine import machine
-from tiling.cli import STOPPED
 
 SETTINGS = """\
 backbone: test_resnet
@@ -85,7 +84,8 @@ def make_bags(folder: Path, slides: int) -> tuple[Path, Path]:
 
 def kill(command: list[str | Path], kills: int, ready_s: float, whole_s: float, seed: int) -> list[str]:
     """Start, end and start again; gives when and how each ended, and lets the last one through."""
-    chance, ended = random.Random(seed), []
+    chance = random.Random(seed)
+    ended: list[str] = []
     while len(ended) < kills:
         # As far as that goes on average, the last kill falls near the end of the training.
         seconds = chance.uniform(0, ready_s + 2 * (whole_s - ready_s) / kills)

@@ -28,6 +28,7 @@ from mil.feed import feed
 from mil.folds import Split
 from mil.log import EpochLog, kept
 from mil.losses import TaskLoss, log_loss, probabilities, sampling_weights
+from mil.memory import out_of_memory_sentence
 from mil.metadata import MetadataCoder, fit_metadata
 from mil.metrics import auc
 from mil.model import MILNet, build_model, standardize, start_from_weights
@@ -279,4 +280,5 @@ class FoldTraining:
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             cause = " ".join(str(error).split())[:200]
             return f"the backbone cannot be compiled here ({cause}); train without --compile"
-        return None
+        processes = self.processes
+        return out_of_memory_sentence(error, self.cohort, self.recipe, processes.device, processes.world)

@@ -31,7 +31,7 @@ from mil.loop import CHECKPOINT, train_fold
 from mil.metadata import fit_metadata
 from mil.model import build_model, start_from_weights
 from mil.optim import make_optimizer, prepare
-from mil.plots import draw_learning_curves
+from mil.plots import draw_evaluation, draw_learning_curves
 from mil.predict import METRICS_FILE, pick_device, prediction_row, write_predictions
 from mil.processes import Processes
 from mil.readers import make_reader
@@ -198,6 +198,7 @@ def collect(out: Path) -> Evaluation:
     write_predictions(out / OOF, table)
     write_table(out / LOG, EpochLog._fields, [row for log in logs for row in log])
     draw_learning_curves(out / "learning_curves.png", logs)
+    draw_evaluation(out, evaluation)
     with replacing(out / METRICS_FILE) as temporary:
         content = {**evaluation.as_json(), "skipped": len(skipped)}
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from mil.errors import ModelError, SettingsError
 from mil.metadata import MetadataCoder
 from mil.model import Embedding, Features, MILNet, MILOutput, build_model, unstack
 from mil.pooling import POOLINGS
-from mil.recipe import OptimSpec, TrainSpec
+from mil.recipe import TrainSpec
 from mil.settings import ModelSpec
 from mil.task import Task
 

@@ -62,7 +62,12 @@ def test_nothing_is_left_that_only_training_needs(undisturbed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"ema": None, "average_last": 2, "optimizer": "sgd", "accumulate": 2}, {"schedule": "plateau", "decay_epochs": 1}]
+    "settings",
+    [
+        {},
+        {"ema": None, "average_last": 2, "optimizer": "sgd", "accumulate": 2},
+        {"schedule": "plateau", "decay_epochs": 1},
+    ],
 )
 def test_stopped_at_every_step(cohort_of_bags: Cohort, tmp_path: Path, settings: dict[str, object]) -> None:
     recipe = RECIPE.but(**settings)

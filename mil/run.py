@@ -282,5 +282,6 @@ def _try(cohort: Cohort, recipe: Recipe, processes: Processes) -> None:
         sys.stderr.write(f"{report}\n")
     prepare(net, recipe.train, processes.device, processes.world)
     make_optimizer(net, recipe.optim)
-    if recipe.model.head_norm and recipe.train.batch_size == 1:
-        raise ModelError("--head-norm takes means over the bags of a step: give a --batch-size of 2 or more")
+    for bags, why in ((1, "each process takes a bag of a batch"), (2, "--head-norm takes means over bags")):
+        if recipe.train.batch_size < bags * processes.world and (bags == 1 or recipe.model.head_norm):
+            raise ModelError(f"{why}: give a --batch-size of {bags * processes.world} or more")

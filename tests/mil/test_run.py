@@ -293,7 +293,7 @@ def test_head_norm_and_a_bag_left_over(cohort_of_bags: Cohort, tmp_path: Path) -
     part = part._replace(train=np.concatenate([part.train, part.valid])[:5])
     result = fold_of(cohort_of_bags, part, recipe)
     assert np.isfinite(result.probabilities).all()
-    with pytest.raises(ModelError, match="--head-norm takes means over the bags of a step: give a --batch-size of 2"):
+    with pytest.raises(ModelError, match="--head-norm takes means over bags: give a --batch-size of 2 or more"):
         run_of(cohort_of_bags, tmp_path / "run", recipe.but(batch_size=1))
 
 

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mil.errors import LabelsError
+from mil.errors import LabelsError, MilError
 from mil.labels import Labels
 from tiling.bag import BagRef, differing, read_header
 from tiling.bags import Bags, open_bags
+from tiling.errors import TilingError
 from tiling.features import is_features, read_feature_header
 
 
@@ -28,58 +29,101 @@ class Cohort(NamedTuple):
     unlabelled: list[str]
 
 
+class Matched(NamedTuple):
+    """The slides that can be trained on, None where there are none, and all that is wrong with the others."""
+
+    cohort: Cohort | None
+    problems: list[MilError | TilingError]
+
+
 def gather(labels: Labels, path: Path, skip_missing: bool) -> Cohort:
     """Match labels with the bags in a folder or merged file.
 
     Raises LabelsError where a labelled slide has no bag (unless `skip_missing`), a class is left without any, or
     bags were made with different settings; InputError where there are no bags; BagError where a bag is damaged.
     """
+    cohort, problems = match(labels, path, skip_missing)
+    if problems:
+        raise problems[0]
+    assert cohort is not None
+    return cohort
+
+
+def match(labels: Labels, path: Path, skip_missing: bool) -> Matched:
+    """As `gather`, but what is wrong with the slides is given, all of it, and not raised; the cohort is without them.
+
+    Raises what leaves nothing to look at: InputError where there are no bags, BagError for a file that is none.
+    """
     bags = open_bags(path)
     table = labels.table
     has_bag = np.array([slide_id in bags.refs for slide_id in table["slide_id"]])
     if not has_bag.any():
-        raise LabelsError(
+        sentence = (
             f"no slide of the labels table has a bag in {str(path)!r}; "
             f"its slide_ids must be the names of the bags there{_for_example(bags)}"
         )
+        return Matched(None, [LabelsError(sentence)])
+    problems: list[MilError | TilingError] = []
     missing = table[~has_bag].assign(error=[bags.why_missing(each) for each in table["slide_id"][~has_bag]])
     if len(missing) and not skip_missing:
         slide_id, cause = missing["slide_id"].iloc[0], missing["error"].iloc[0]
-        raise LabelsError(
+        sentence = (
             f"{len(missing)} of the labelled slides have no bag in {str(path)!r}, "
             f"the first is {slide_id!r} ({cause}); tile them, delete their rows, or give --skip-missing"
         )
+        problems.append(LabelsError(sentence))
     chosen = labels.at(has_bag)
     if absent := chosen.absent:
-        raise LabelsError(f"no slide with the label {absent!r} has a bag in {str(path)!r}; tile some")
-    refs = [bags.refs[slide_id] for slide_id in chosen.table["slide_id"]]
+        problems.append(LabelsError(f"no slide with the label {absent!r} has a bag in {str(path)!r}; tile some"))
+    headers, wrong = _headers([bags.refs[slide_id] for slide_id in chosen.table["slide_id"]])
+    problems += wrong
+    if not headers:
+        return Matched(None, problems)
     unlabelled = sorted(bags.refs.keys() - set(table["slide_id"]))
-    sizes, spec = _headers(refs)
-    return Cohort(chosen, refs, sizes, spec, missing, unlabelled)
+    first = next(iter(headers.values()))
+    refs, sizes = [header.ref for header in headers.values()], [header.size for header in headers.values()]
+    return Matched(Cohort(chosen.at(np.array([*headers])), refs, sizes, first.spec, missing, unlabelled), problems)
 
 
 def _for_example(bags: Bags) -> str:
     return f", such as {min(bags.refs)!r}" if bags.refs else ""
 
 
-def _headers(bags: list[BagRef]) -> tuple[list[int], dict[str, Any]]:
-    """How many instances each bag holds, and the spec they share."""
-    read = _feature_header if is_features(bags[0]) else _tile_header
-    sizes, specs = zip(*map(read, bags), strict=True)
-    for bag, spec in zip(bags[1:], specs[1:], strict=True):
-        if names := differing(specs[0], spec):
-            raise LabelsError(
-                f"the bags {bags[0]} and {bag} were made with different {', '.join(names)}; "
-                "make the bags of a training alike"
-            )
-    return list(sizes), specs[0]
+class _Header(NamedTuple):
+    """What is asked of a bag: where it is, how many instances it holds, and its spec."""
+
+    ref: BagRef
+    size: int
+    spec: dict[str, Any]
 
 
-def _tile_header(bag: BagRef) -> tuple[int, dict[str, Any]]:
+def _headers(refs: list[BagRef]) -> tuple[dict[int, _Header], list[MilError | TilingError]]:
+    """The headers of the bags that are alike, by their places, and an error for each of the others or their kind."""
+    headers: dict[int, _Header] = {}
+    problems: list[MilError | TilingError] = []
+    read, kinds = None, set()
+    for place, ref in enumerate(refs):
+        try:
+            read = read or (_feature_header if is_features(ref) else _tile_header)
+            header = read(ref)
+        except TilingError as error:
+            problems.append(error)
+            continue
+        first = next(iter(headers.values()), header)
+        if not (names := tuple(differing(first.spec, header.spec))):
+            headers[place] = header
+        elif names not in kinds:
+            kinds.add(names)
+            sentence = f"the bags {first.ref} and {ref} were made with different {', '.join(names)}"
+            problems.append(LabelsError(f"{sentence}; make the bags of a training alike"))
+    return headers, problems
+
+
+def _tile_header(bag: BagRef) -> _Header:
     header = read_header(bag)
-    return header.tiles, header.spec
+    return _Header(bag, header.tiles, header.spec)
 
 
-def _feature_header(bag: BagRef) -> tuple[int, dict[str, Any]]:
+def _feature_header(bag: BagRef) -> _Header:
     header = read_feature_header(bag)
-    return header.instances, header.spec
+    return _Header(bag, header.instances, header.spec)

@@ -1,4 +1,8 @@
-"""Cross-validation splits, stratified by label and grouped by patient: no patient is ever on both sides."""
+"""Cross-validation splits, grouped by patient: no patient is ever on both sides.
+
+Folds are dealt out, stratified by label; or given in the labels table, by its column `fold` or by the one that says
+where a slide is from, each of whose values is left out once.
+"""
 
 from typing import NamedTuple
 
@@ -6,44 +10,61 @@ import numpy as np
 import pandas as pd
 
 from mil.errors import LabelsError
-from mil.labels import Labels, natural
+from mil.labels import FOLD, Labels, natural
+
+
+class Folds(NamedTuple):
+    """The fold that tests each slide, int (slides,) from 0, and what the folds are called: a number, or a site."""
+
+    of: np.ndarray
+    names: tuple[str, ...]
+
+    def name_of(self) -> list[str]:
+        """The name of the fold that tests each slide."""
+        return [self.names[fold] for fold in self.of]
 
 
 class Split(NamedTuple):
     """The rows of the labels table that one fold trains on, stops on and is reported on; each int (slides,)."""
 
     fold: int
+    name: str
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
 
 
-def make_splits(labels: Labels, fold_of: np.ndarray, valid_share: float, seed: int) -> list[Split]:
-    """A split for each fold of `fold_of`; raises LabelsError where some fold cannot be trained.
+def make_splits(labels: Labels, folds: Folds, valid_share: float, seed: int) -> list[Split]:
+    """A split for each fold; raises LabelsError where some fold cannot be trained.
 
     With a `valid_share` of 0 nothing is set aside: all other folds are trained on.
     """
-    splits = []
-    for fold in range(fold_of.max() + 1):
-        training = np.flatnonzero(fold_of != fold)
-        rest = labels.at(training)
-        if absent := rest.absent:
-            raise LabelsError(
-                f"without fold {fold} no slide of the label {absent!r} is left to train on; "
-                "spread each label over two folds or more"
-            )
-        stops = inner_validation(rest, valid_share, seed + fold)
-        splits.append(Split(fold, training[~stops], training[stops], np.flatnonzero(fold_of == fold)))
-    return splits
+    return [make_split(labels, folds, fold, valid_share, seed) for fold in range(len(folds.names))]
 
 
-def make_folds(labels: Labels, folds: int, seed: int) -> np.ndarray:
-    """Int (slides,): the fold that tests each slide, from 0; from the column `fold` where the table has one.
+def make_split(labels: Labels, folds: Folds, fold: int, valid_share: float, seed: int) -> Split:
+    """The split of one fold, which needs those of no others; raises LabelsError where it cannot be trained.
+
+    The fold itself may lack a class, as a site may; what is left to train on may not.
+    """
+    training = np.flatnonzero(folds.of != fold)
+    rest = labels.at(training)
+    if absent := rest.absent:
+        raise LabelsError(
+            f"without {_called(labels, folds.names[fold])} no slide of the label {absent!r} is left to train on; "
+            "spread each label over two folds or more"
+        )
+    stops = inner_validation(rest, valid_share, seed + fold)
+    return Split(fold, folds.names[fold], training[~stops], training[stops], np.flatnonzero(folds.of == fold))
+
+
+def make_folds(labels: Labels, folds: int, seed: int) -> Folds:
+    """So many folds, called by their numbers from 0; those that the table gives, where it does, sorted by name.
 
     Raises LabelsError where a patient would be in two folds or there are too few patients for `folds`.
     """
-    if "fold" in labels.table:
-        return _given_folds(labels.table)
+    if FOLD in labels.table:
+        return _given_folds(labels)
     patients = labels.patients
     label, fewest = str(patients.idxmin()), int(patients.min())
     if fewest < folds:
@@ -51,7 +72,8 @@ def make_folds(labels: Labels, folds: int, seed: int) -> np.ndarray:
             f"label {label!r} has {fewest} patients, fewer than the {folds} folds; "
             + (f"lower --folds to {fewest} or add patients" if fewest > 1 else "add patients")
         )
-    return deal(labels.table["patient_id"], labels.strata, folds, seed)
+    dealt = deal(labels.table["patient_id"], labels.strata, folds, seed)
+    return Folds(dealt, tuple(map(str, range(folds))))
 
 
 def inner_validation(labels: Labels, share: float, seed: int) -> np.ndarray:
@@ -98,15 +120,29 @@ def deal(patients: pd.Series, strata: pd.DataFrame, parts: int, seed: int) -> np
     return patients.map(part_of).to_numpy()
 
 
-def _given_folds(table: pd.DataFrame) -> np.ndarray:
-    names = sorted(table["fold"].unique(), key=natural)
+def _given_folds(labels: Labels) -> Folds:
+    table = labels.table
+    names = sorted(table[FOLD].unique(), key=natural)
     if "" in names or len(names) < 2:
-        raise LabelsError("the column fold of the labels table must name, in every row, one of two folds or more")
-    crossing = table.groupby("patient_id")["fold"].nunique()
-    if (crossing > 1).any():
-        patient = crossing.index[crossing > 1][0]
+        what = "folds" if labels.fold_from == FOLD else "sites"
         raise LabelsError(
-            f"the patient {patient!r} is in more than one fold of the labels table; "
-            "put all slides of a patient into one"
+            f"the column {labels.fold_from} of the labels table must name, in every row, one of two {what} or more"
         )
-    return table["fold"].map({name: fold for fold, name in enumerate(names)}).to_numpy()
+    crossing = table.groupby("patient_id")[FOLD].unique()
+    crossing = crossing[crossing.map(len) > 1]
+    if len(crossing):
+        first, second = sorted(crossing.iloc[0], key=natural)[:2]
+        raise LabelsError(
+            f"the patient {crossing.index[0]!r} is in {_called(labels, first)} and in {_called(labels, second)}: it is "
+            f"in more than one fold of the labels table{_others(len(crossing) - 1)}; put all slides of a patient into "
+            "one, or delete those in the other"
+        )
+    return Folds(table[FOLD].map({name: fold for fold, name in enumerate(names)}).to_numpy(), tuple(names))
+
+
+def _called(labels: Labels, name: str) -> str:
+    return f"fold {name}" if labels.fold_from == FOLD else f"the {labels.fold_from} {name!r}"
+
+
+def _others(count: int) -> str:
+    return f", like {count} more" if count else ""

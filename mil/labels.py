@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,14 @@ from mil.errors import LabelsError
 from mil.settings import TableSpec
 from mil.task import ANY_OF, ONE_OF, ONE_VS_NORMAL, Task, joined
 
+FOLD = "fold"
+
 
 @dataclass(frozen=True)
 class Labels:
     """Labelled slides: the columns `slide_id`, `patient_id`, `label` (all str), `fold` if given, metadata as they are.
+
+    `fold` has the values of the table's column `fold_from`, which is that of --site where there is one.
 
     With one class a slide, `target` (int) is its place in the task's classes. With several labels `label` has those
     of the slide joined, and `target NAME` (float) is 1, 0, or nan where a label is unknown.
@@ -23,6 +27,7 @@ class Labels:
 
     table: pd.DataFrame
     task: Task
+    fold_from: str = FOLD
 
     def __len__(self) -> int:
         return len(self.table)
@@ -60,7 +65,7 @@ class Labels:
 
     def at(self, rows: np.ndarray) -> "Labels":
         """The labels of some slides, by their places or by a bool for each."""
-        return Labels(self.table.iloc[np.arange(len(self))[rows]].reset_index(drop=True), self.task)
+        return replace(self, table=self.table.iloc[np.arange(len(self))[rows]].reset_index(drop=True))
 
 
 def target_column(name: str) -> str:
@@ -74,12 +79,16 @@ def read_labels(path: Path, spec: TableSpec | None = None) -> Labels:
     A slide without a patient_id is its own patient. Numeric labels are ordered as numbers, others as text.
     """
     spec = spec or TableSpec()
-    table = read_table(path, "labels table", ("slide_id", *spec.label_columns, *spec.metadata))
+    site = () if spec.site is None else (spec.site,)
+    table = read_table(path, "labels table", ("slide_id", *spec.label_columns, *site, *spec.metadata))
     if table.empty:
         raise LabelsError(f"{_labels_table(path)} has no rows; add a row a slide")
     if "patient_id" not in table:
         table["patient_id"] = ""
     table["patient_id"] = table["patient_id"].where(table["patient_id"] != "", table["slide_id"])
+    for column in site:
+        _refuse(table[column] == "", _labels_table(path), f"has an empty {column}; fill it in or delete the row")
+        table[FOLD] = table[column]
     if len(spec.label_columns) == 1:
         table, task = _with_classes(table, spec, path)
     else:
@@ -87,8 +96,8 @@ def read_labels(path: Path, spec: TableSpec | None = None) -> Labels:
     for column in spec.numeric:
         numeric(table[column], _labels_table(path))
     targets = list(map(target_column, task.classes)) if task.kind == ANY_OF else ["target"]
-    columns = ["slide_id", "patient_id", "label", *targets, *(["fold"] if "fold" in table else []), *spec.metadata]
-    return Labels(table[columns], task)
+    columns = ["slide_id", "patient_id", "label", *targets, *([FOLD] if FOLD in table else []), *spec.metadata]
+    return Labels(table[columns], task, spec.site or FOLD)
 
 
 def read_table(path: Path, what: str, needed: Sequence[str]) -> pd.DataFrame:
@@ -140,10 +149,11 @@ def natural(label: str) -> tuple[int, float, str]:
 
 
 def _refuse(wrong: pd.Series, where: str, sentence: str) -> None:
-    """Raise LabelsError for the first row of a table in which something is wrong."""
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0]) + 2  # the header is row 1
-        raise LabelsError(f"row {row} of {where} {sentence}")
+    """Raise LabelsError for the first row of a table in which something is wrong, with the numbers of some others."""
+    rows = np.flatnonzero(wrong) + 2  # the header is row 1
+    if len(rows):
+        others = f"rows {', '.join(map(str, rows[1:]))}" if len(rows) < 10 else f"{len(rows) - 1} other rows"
+        raise LabelsError(f"row {rows[0]} of {where} {sentence}" + (f" ({others} too)" if len(rows) > 1 else ""))
 
 
 def _labels_table(path: Path) -> str:

@@ -21,10 +21,13 @@ _CANNOT_BE_USED = {
 }
 
 
-def prepare(model: MILNet, spec: TrainSpec, processes: int = 1) -> None:
-    """Freeze what the spec says, and set how the model is computed; raises ModelError where that cannot be."""
+def prepare(model: MILNet, spec: TrainSpec, device: torch.device, world: int = 1) -> None:
+    """Freeze what the spec says, and set how the model is computed on this kind of device by `world` processes.
+
+    Raises ModelError where that cannot be.
+    """
     backbone = model.encoder.backbone
-    model.instance_chunk, model.half_precision = spec.instance_chunk, spec.precision == "bf16"
+    model.instance_chunk, model.half_precision = spec.instance_chunk, half_precision(spec.precision, device)
     if isinstance(backbone, Features):
         refuse_changed(spec, ("freeze", "batch_norm", "channels_last", "compile"))
         return
@@ -32,14 +35,24 @@ def prepare(model: MILNet, spec: TrainSpec, processes: int = 1) -> None:
         backbone.freeze(None if spec.freeze == "all" else int(spec.freeze))
     if spec.batch_norm == "frozen":
         backbone.freeze_batch_norm()
-    if spec.batch_norm == "sync" and processes > 1:
-        if spec.device == "cpu" or not torch.cuda.is_available():
+    if spec.batch_norm == "sync" and world > 1:
+        if device.type == "cpu":
             raise ModelError("--batch-norm sync is for GPUs, and these processes train without; leave it at train")
         synchronise_batch_norm(model)
     if spec.channels_last:
         backbone.to(memory_format=torch.channels_last)
     if spec.compile:
         backbone.compile()
+
+
+def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type that stands for `precision` on a device, None for float32; raises ModelError where it is not there."""
+    if precision == "fp16" and device.type == "cpu":
+        raise ModelError("--precision fp16 is for GPUs; on a CPU give bf16 or fp32")
+    if precision == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else None
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def synchronise_batch_norm(model: MILNet) -> None:
@@ -50,14 +63,13 @@ def synchronise_batch_norm(model: MILNet) -> None:
     convert_sync_batchnorm(model)  # timm's, which also knows batch norms that hold an activation
 
 
-def make_optimizer(model: MILNet, spec: OptimSpec, fused: bool = True) -> torch.optim.Optimizer:
+def make_optimizer(model: MILNet, spec: OptimSpec) -> torch.optim.Optimizer:
     """The optimiser of a spec, with a group for each learning rate and weight decay; what is frozen is in none of them.
 
     Weight decay is for matrices and kernels: as in timm, biases, scales of norms, and what a backbone names
     (`no_weight_decay`, such as position embeddings) have none. Each group has its learning rate also as `initial_lr`,
-    of which the schedule gives it a part. Not `fused` is for gradients that are scaled (fp16) and clipped, which
-    Fabric cannot do for those. Raises SettingsError for an optimiser that timm has not, or that
-    cannot be used, ModelError for layer decay without a backbone.
+    of which the schedule gives it a part. Raises SettingsError for an optimiser that timm has not, or that cannot be
+    used, ModelError for layer decay without a backbone.
     """
     if isinstance(model.encoder.backbone, Features):
         refuse_changed(spec, ("layer_decay",))
@@ -70,7 +82,7 @@ def make_optimizer(model: MILNet, spec: OptimSpec, fused: bool = True) -> torch.
                 decay = 0.0 if weight in without else spec.weight_decay
                 groups.setdefault((lr, decay), []).append(weight)
     options: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay, "momentum": spec.momentum}
-    if fused and get_optimizer_info(name).opt_class in FUSED:
+    if get_optimizer_info(name).opt_class in FUSED:
         options["fused"] = True
     try:
         optimizer = create_optimizer_v2(

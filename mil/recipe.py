@@ -1,8 +1,8 @@
 """What can be set of a training, beside its labels table and its model. Free of torch, like `mil.settings`."""
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_type_hints
 
 from mil.errors import SettingsError
 from mil.settings import ModelSpec, TableSpec
@@ -100,22 +100,33 @@ _SAYS_SOMETHING_BESIDE = {
 
 @dataclass(frozen=True)
 class AugmentSpec:
-    """What tiles are put through while a model learns from them."""
+    """What tiles are put through while a model learns from them; never in validation or scoring."""
 
     augment: bool = setting(True, "change tiles while training, as the flags below say")
-    flip: bool = setting(True, "mirror them")
+    flip: bool = setting(True, "mirror them: left to right, top to bottom, or both")
     quarter_turns: bool = setting(True, "turn them by 90, 180 or 270 degrees")
-    rotate: float = setting(0.0, "turn them by up to this many degrees more")
-    color_jitter: float = setting(0.0, "change brightness, contrast and saturation by up to this share")
-    hue_jitter: float = setting(0.0, "turn the hue by up to this share of the colour circle")
-    hed_jitter: float = setting(0.0, "change the amount of each stain by up to this share")
-    blur: float = setting(0.0, "chance of a blur")
-    pixel_dropout: float = setting(0.0, "share of pixels that are blackened")
-    coarse_dropout: float = setting(0.0, "chance that rectangles are blackened")
-    hair: float = setting(0.0, "chance that hairs are drawn, for skin")
-    per: Literal["instance", "bag"] = setting("instance", "draw a change for each tile, or one for all tiles of a bag")
+    rotate: float = setting(0.0, "turn them by up to this many degrees either way; corners show their reflection")
+    color_jitter: float = setting(
+        0.0, "multiply brightness, contrast and saturation, each by a factor of up to 1 plus or minus this, such as 0.2"
+    )
+    hue_jitter: float = setting(
+        0.0,
+        "turn the hue by up to this share of the colour circle either way, such as 0.04; 0.5 is the opposite colour",
+    )
+    hed_jitter: float = setting(
+        0.0,
+        "multiply the amounts of haematoxylin, eosin and DAB, each by a factor of up to 1 plus or minus this, and "
+        "shift them by up to this, as optical density; 0.05 is usual, with 0.2 colours become like no stain's",
+    )
+    blur: float = setting(0.0, "chance of a Gaussian blur of 0.5 to 2 pixels, in proportion more above 256 px")
+    pixel_dropout: float = setting(0.0, "share of the pixels that are blackened, such as 0.01")
+    coarse_dropout: float = setting(
+        0.0, "chance of 1 to 8 black rectangles, the sides of each a twentieth to a fifth of the tile's"
+    )
+    hair: float = setting(0.0, "chance of 2 to 12 drawn hairs, for skin")
+    per: Literal["instance", "bag"] = setting("instance", "draw all this for each tile, or once for all tiles of a bag")
     shuffle_instances: bool = setting(False, "change the order of a bag's instances")
-    drop_instances: float = setting(0.0, "chance of an instance to be left out; one of a bag always stays")
+    drop_instances: float = setting(0.0, "chance of each instance to be left out; one of a bag always stays")
 
     def __post_init__(self) -> None:
         check(
@@ -123,6 +134,13 @@ class AugmentSpec:
             hed_jitter=between(0, 1), blur=between(0, 1), pixel_dropout=between(0, 0.9), coarse_dropout=between(0, 1),
             hair=between(0, 1), drop_instances=between(0, 0.95),
         )  # fmt: skip
+        if self.augment:
+            return
+        for each in fields(self):
+            if each.name != "augment" and getattr(self, each.name) != each.default:
+                flag = each.name.replace("_", "-")
+                flag = f"--no-{flag}" if each.default is True else f"--{flag}"
+                raise SettingsError(f"{flag} says nothing beside --no-augment; leave out one of the two")
 
 
 @dataclass(frozen=True)
@@ -156,9 +174,16 @@ class TrainSpec:
     )
     seed: int = setting(0, "of folds, weights, order and augmentation")
     cache: str | None = setting(
-        "auto", "folder for the tiles at training size, made on first use; auto: beside the bags; null: none"
+        "auto", "folder for the tiles at training size, made on first use; auto: beside the bags, up to 512 px and "
+        "half of the free disk; null: none"
+    )  # fmt: skip
+    decode: Literal["auto", "cpu", "gpu"] = setting(
+        "auto", "who decodes JPEG where there is no cache; auto: the GPU where it gives the same but for rounding "
+        "(4:4:4, tiles of --train-px); gpu: the GPU, and no cache"
+    )  # fmt: skip
+    loader_workers: int | None = setting(
+        None, "threads that read bags beside the training; one for each core, but 8 at most, if not given; 0: none"
     )
-    loader_workers: int = setting(0, "processes that decode bags beside the training")
     checkpoint_minutes: float = setting(10.0, "minutes between checkpoints within an epoch")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to train")
 
@@ -172,6 +197,8 @@ class TrainSpec:
             raise SettingsError(
                 f"--freeze is all, or a number of stages from 1, not {self.freeze}; leave it out for none"
             )
+        if self.decode == "gpu" and self.cache not in (None, "auto"):
+            raise SettingsError("--decode gpu reads no cache: give it or --cache FOLDER, not both")
         if 0 < self.valid_share < 0.01:
             raise SettingsError(f"--valid-share must be 0, or from 0.01 to 0.5, not {self.valid_share}")
 
@@ -201,6 +228,24 @@ class Recipe:
                 f"stops after --patience {train.patience} of them; give it fewer"
             )
 
+    @classmethod
+    def of(cls, **settings: Any) -> "Recipe":
+        """The recipe with these settings, each in the part it belongs to; raises TypeError for an unknown one."""
+        parts = get_type_hints(cls)
+        owner = {each.name: name for name, part in parts.items() for each in fields(part)}
+        if unknown := sorted(settings.keys() - owner.keys()):
+            raise TypeError(f"{unknown[0]!r} is no setting of a training")
+        return cls(
+            **{
+                name: part(**{key: value for key, value in settings.items() if owner[key] == name})
+                for name, part in parts.items()
+            }
+        )
+
     def flat(self) -> dict[str, Any]:
         """Every setting by its name, as the command line and config.yaml have them."""
         return {name: value for part in asdict(self).values() for name, value in part.items()}
+
+    def but(self, **settings: Any) -> "Recipe":
+        """The same with some settings changed."""
+        return self.of(**{**self.flat(), **settings})

@@ -17,7 +17,9 @@ class TableSpec:
         ("label",), "columns with the label; several, each of 1, 0 or nothing, make a multi-label task"
     )
     normal: str | None = setting(None, "label from which each other is told on its own (one vs normal)")
-    site: str | None = setting(None, "column each of whose values is a fold of its own: leave one site out")
+    site: str | None = setting(
+        None, "column each of whose values is a fold of its own (leave one site out); goes before a column fold"
+    )
     categorical: tuple[str, ...] = setting((), "columns of metadata with names in them that the model is given")
     numeric: tuple[str, ...] = setting((), "columns of metadata with numbers in them that the model is given")
 
@@ -27,12 +29,20 @@ class TableSpec:
             raise SettingsError("--label-columns needs a column of the labels table")
         if self.normal is not None and len(self.label_columns) > 1:
             raise SettingsError("--normal goes with one label column, not with several")
+        if self.site in self.label_columns:
+            raise SettingsError(
+                f"--site {self.site!r} is a label column; give the column that says where a slide is from"
+            )
         taken = {"slide_id", "patient_id", "fold", "label", "target", *self.label_columns}
         for names in (self.label_columns, self.metadata):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise SettingsError(f"the column {twice[0]!r} is named twice; name it once")
         if given := sorted(taken & set(self.metadata)):
             raise SettingsError(f"the column {given[0]!r} is no metadata: it says what the slide is; leave it out")
+        if self.site in self.metadata:
+            raise SettingsError(
+                f"the column {self.site!r} is no metadata beside --site: no site that is tested was seen in training"
+            )
 
     @property
     def metadata(self) -> tuple[str, ...]:
@@ -49,7 +59,7 @@ class ModelSpec:
     weights: str | None = setting(None, "start from the weights in this file (safetensors or a state dict)")
     channels: Literal["rgb", "r", "g", "b"] = setting("rgb", "colour planes that the backbone sees")
     train_px: int = setting(256, "side to which tiles are reduced for the backbone, in pixels")
-    luminosity: bool = setting(False, "scale the brightness of each tile so that its brightest parts are white")
+    luminosity: bool = setting(False, "scale the brightness of each tile so that its brightest twentieth is white")
     guided: Literal["softmax", "sigmoid"] | None = setting(
         None, "add what two earlier stages show, weighted by attention that the last one guides"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mil.cohort import gather
+from mil.cohort import gather, match
 from mil.errors import LabelsError
 from mil.labels import Labels, read_labels
 from tests.conftest import TILING_FLAGS, CohortFiles
@@ -120,3 +120,21 @@ def test_damaged_bag(labels: Labels, folder: Path) -> None:
     (folder / "s02.h5").write_bytes(b"nothing")
     with pytest.raises(BagError, match=r"s02\.h5' is not a complete bag"):
         gather(labels, folder, skip_missing=False)
+
+
+def test_all_that_is_wrong_is_found_at_once(labels: Labels, folder: Path, cohort: CohortFiles) -> None:
+    from tiling.__main__ import main
+
+    flags = [*TILING_FLAGS, "--overwrite", "--quality", "50"]
+    assert main([*(str(cohort.slides / f"s{k:02d}.tiff") for k in (5, 6)), "--out", str(folder), *flags]) == 0
+    (folder / "s00.h5").write_bytes(b"nothing")
+    (folder / "s02.h5").unlink()
+    (folder / "s03.h5").write_bytes(b"nothing")
+    found, problems = match(labels, folder, skip_missing=False)
+    assert [type(problem) for problem in problems] == [LabelsError, BagError, BagError, LabelsError]
+    for problem, words in zip(problems, ("first is 's02'", "s00.h5'", "s03.h5'", "different quality"), strict=True):
+        assert words in str(problem)
+    assert found is not None
+    assert found.labels.table["slide_id"].tolist() == ["s01", "s04", "s07", "s08", "s09", "s10", "s11"]
+    assert [ref.path.stem for ref in found.bags] == found.labels.table["slide_id"].tolist()
+    assert found.sizes == [6] * 7

@@ -1,13 +1,14 @@
 """No patient on two sides, ever; every class where it is needed."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from mil.errors import LabelsError
-from mil.folds import deal, inner_validation, make_folds, make_splits
+from mil.folds import Folds, deal, inner_validation, make_folds, make_split, make_splits
 from mil.labels import Labels, target_column
 from mil.task import Task
 
@@ -30,7 +31,8 @@ def strata(targets: Iterable[int]) -> pd.DataFrame:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_disjoint_by_patient_and_stratified(seed: int, classes: int) -> None:
     labels = make_labels(30, 3, classes)
-    fold_of = make_folds(labels, 5, seed)
+    fold_of, names = make_folds(labels, 5, seed)
+    assert names == ("0", "1", "2", "3", "4")
     folds_of_patient = pd.Series(fold_of).groupby(labels.table["patient_id"]).nunique()
     assert (folds_of_patient == 1).all()
     counts = pd.crosstab(fold_of, labels.table["target"])
@@ -60,8 +62,8 @@ def test_patient_with_two_classes_stays_whole() -> None:
 
 def test_same_seed_same_folds() -> None:
     labels = make_labels(20)
-    np.testing.assert_array_equal(make_folds(labels, 4, 7), make_folds(labels, 4, 7))
-    assert (make_folds(labels, 4, 7) != make_folds(labels, 4, 8)).any()
+    np.testing.assert_array_equal(make_folds(labels, 4, 7).of, make_folds(labels, 4, 7).of)
+    assert (make_folds(labels, 4, 7).of != make_folds(labels, 4, 8).of).any()
 
 
 def test_fewer_patients_than_folds() -> None:
@@ -74,10 +76,12 @@ def test_fewer_patients_than_folds() -> None:
 class TestGiven:
     def test_used_as_given(self) -> None:
         labels = make_labels(4, 1, fold=["b", "a", "b", "c"])
-        assert make_folds(labels, 5, 0).tolist() == [1, 0, 1, 2]
+        folds = make_folds(labels, 5, 0)
+        assert (folds.of.tolist(), folds.names, folds.name_of()) == ([1, 0, 1, 2], ("a", "b", "c"), [*"babc"])
 
     def test_numbers_are_sorted_as_numbers(self) -> None:
-        assert make_folds(make_labels(4, 1, fold=["10", "2", "1", "2"]), 5, 0).tolist() == [2, 1, 0, 1]
+        folds = make_folds(make_labels(4, 1, fold=["10", "2", "1", "2"]), 5, 0)
+        assert (folds.of.tolist(), folds.names) == ([2, 1, 0, 1], ("1", "2", "10"))
 
     def test_fold_that_leaves_no_class_to_train_on(self) -> None:
         labels = make_labels(4, 1, fold=["0", "1", "0", "1"])  # fold and class are the same
@@ -85,13 +89,49 @@ class TestGiven:
             make_splits(labels, make_folds(labels, 2, 0), 0.2, 0)
 
     def test_patient_in_two(self) -> None:
-        with pytest.raises(LabelsError, match="the patient 'p0' is in more than one fold"):
+        sentence = "the patient 'p0' is in fold 0 and in fold 1: it is in more than one fold of the labels table; put"
+        with pytest.raises(LabelsError, match=sentence):
             make_folds(make_labels(2, 2, fold=["0", "1", "1", "1"]), 5, 0)
 
     @pytest.mark.parametrize("fold", [["0", "0"], ["0", ""]])
     def test_too_few(self, fold: list[str]) -> None:
         with pytest.raises(LabelsError, match="must name, in every row, one of two folds or more"):
             make_folds(make_labels(2, 1, fold=fold), 5, 0)
+
+
+class TestSites:
+    def make(self, sites: list[str]) -> Labels:
+        """A slide each of as many patients, of two classes in turn."""
+        return replace(make_labels(len(sites), 1, fold=sites), fold_from="hospital")
+
+    def test_each_is_left_out_once(self) -> None:
+        labels = self.make(["Ulm", "Ulm", "Bern", "Bern", "Graz", "Graz"])
+        folds = make_folds(labels, 5, 0)
+        assert folds.names == ("Bern", "Graz", "Ulm")
+        for split in make_splits(labels, folds, 0.5, 0):
+            sites = labels.table["fold"]
+            assert set(sites.iloc[split.test]) == {split.name}
+            assert split.name not in set(sites.iloc[[*split.train, *split.valid]])
+            assert labels.at(split.train).absent == labels.at(split.valid).absent == ""
+
+    def test_site_may_lack_a_class_but_not_what_is_left(self) -> None:
+        labels = self.make(["A", "A", "B", "A", "B", "A"])  # B has class 0 only
+        folds = make_folds(labels, 5, 0)
+        assert make_split(labels, folds, 1, 0, 0).test.tolist() == [2, 4]
+        with pytest.raises(LabelsError, match="without the hospital 'A' no slide of the label 'class 1' is left"):
+            make_split(labels, folds, 0, 0.2, 0)
+
+    def test_patient_in_two(self) -> None:
+        labels = replace(make_labels(3, 2, fold=["A", "B", "B", "C", "C", "C"]), fold_from="hospital")
+        sentence = "'p0' is in the hospital 'A' and in the hospital 'B': .*, like 1 more; put all"
+        with pytest.raises(LabelsError, match=sentence):
+            make_folds(labels, 5, 0)
+
+    def test_one_only(self) -> None:
+        with pytest.raises(
+            LabelsError, match="the column hospital of the labels table must name, .* two sites or more"
+        ):
+            make_folds(self.make(["A", "A"]), 5, 0)
 
 
 class TestInnerValidation:
@@ -116,7 +156,7 @@ class TestInnerValidation:
         labels = make_labels(3, 2)
         assert not inner_validation(labels, 0, 0).any()
         labels = make_labels(4, 1)
-        for split in make_splits(labels, np.array([0, 0, 1, 1]), 0, 0):
+        for split in make_splits(labels, Folds(np.array([0, 0, 1, 1]), ("0", "1")), 0, 0):
             assert len(split.valid) == 0
             assert sorted([*split.train, *split.test]) == [0, 1, 2, 3]
 
@@ -132,12 +172,12 @@ class TestSeveralLabels:
     @pytest.mark.parametrize("seed", range(5))
     def test_every_fold_has_its_share_of_each(self, seed: int) -> None:
         labels = self.make()
-        fold_of = make_folds(labels, 4, seed)
-        counts = labels.strata.groupby(fold_of).sum()
+        folds = make_folds(labels, 4, seed)
+        counts = labels.strata.groupby(folds.of).sum()
         assert counts["a 1"].between(1, 2).all()
         assert counts["b 1"].tolist() == [2] * 4
         assert counts["b 0"].between(1, 3).all()
-        for split in make_splits(labels, fold_of, 0.25, seed):
+        for split in make_splits(labels, folds, 0.25, seed):
             for rows in (split.train, split.valid):
                 assert labels.strata.iloc[rows].any().all()
 

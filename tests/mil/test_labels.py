@@ -53,6 +53,21 @@ def test_fold_column_is_kept(tmp_path: Path) -> None:
     assert labels.table["fold"].tolist() == ["0", "1"]
 
 
+def test_site_column_gives_the_folds(tmp_path: Path) -> None:
+    """It goes before a column fold, may be the patients', and is text whatever it looks like."""
+    path = write(tmp_path, "slide_id,label,hospital,fold,patient_id\na,x,01,0,p\nb,y, 1,1,\n")
+    labels = read_labels(path, TableSpec(site="hospital"))
+    assert (labels.table["fold"].tolist(), labels.fold_from) == (["01", "1"], "hospital")
+    assert labels.at(np.array([1])).fold_from == "hospital"
+    assert read_labels(path, TableSpec(site="patient_id")).table["fold"].tolist() == ["p", "b"]
+    assert list(labels.table) == ["slide_id", "patient_id", "label", "target", "fold"]
+    with pytest.raises(LabelsError, match="lacks the column centre"):
+        read_labels(path, TableSpec(site="centre"))
+    path = write(tmp_path, "slide_id,label,hospital\na,x,A\nb,y,\nc,y,\n")
+    with pytest.raises(LabelsError, match=r"row 3 of .* has an empty hospital; fill it in .* \(rows 4 too\)"):
+        read_labels(path, TableSpec(site="hospital"))
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -158,6 +173,8 @@ def test_table_of_slides(tmp_path: Path) -> None:
         ({"label_columns": ("a", "a")}, "the column 'a' is named twice"),
         ({"categorical": ("a",), "numeric": ("a",)}, "the column 'a' is named twice"),
         ({"label_columns": ("a",), "numeric": ("a",)}, "the column 'a' is no metadata: it says what the slide is"),
+        ({"site": "label"}, "--site 'label' is a label column"),
+        ({"site": "a", "categorical": ("a",)}, "the column 'a' is no metadata beside --site"),
         ({"categorical": ("patient_id",)}, "the column 'patient_id' is no metadata"),
     ],
 )

@@ -1,0 +1,224 @@
+"""Leaks: a patient, an overview or a tile on two sides of a split.
+
+A slide that is in a cohort twice, under two names and maybe two patients, is trained on and tested on. Its bags show
+it: they hold the same bytes. What says nothing of where it comes from is no leak: a constant tile, a vector of zeros.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from mil.cohort import Cohort
+from mil.errors import LabelsError
+from mil.folds import Split
+from tiling.bag import Bag, BagRef, read_bag
+from tiling.features import is_features, read_features
+from tiling.progress import progress
+
+ANY_PX = 1  # tiles of a pixel are made from the small copies where there are any, so that only those are read
+_BLOCK_PX, _FLAT, _FLAT_SHARE = 8, 3, 0.95
+_WITH_A_BAR = 200  # bags, which take a second or two
+_Pair = tuple[int, int]
+
+
+class Prints(NamedTuple):
+    """What tells a bag's content: a digest of its overview, None of features, and of each instance, uint64 (N,).
+
+    `codec` is that of the bytes the digests are of, empty for those of pixels and of features.
+    """
+
+    overview: int | None
+    instances_N: np.ndarray
+    codec: str
+
+
+class Shared(NamedTuple):
+    """Two slides, by their places in the cohort, and what they have in common, such as `the same overview`."""
+
+    first: int
+    second: int
+    what: str
+
+
+def refuse_leaks(cohort: Cohort, splits: Sequence[Split]) -> None:
+    """Raise LabelsError, naming two slides, where a patient, an overview or a tile is on two sides of a split.
+
+    Reads all bags, once. BagError where one is damaged.
+    """
+    refuse_split_patients(cohort, splits)
+    if leaks := crossing(find_shared(cohort.bags), splits):
+        raise LabelsError(in_words(cohort, leaks))
+
+
+def refuse_split_patients(cohort: Cohort, splits: Sequence[Split]) -> None:
+    """Raise LabelsError, naming two slides, where a patient is on two sides of a split."""
+    table, sides = cohort.labels.table, _sides(splits)
+    first_of: dict[str, int] = {}
+    for place, (slide_id, patient) in enumerate(zip(table["slide_id"], table["patient_id"], strict=True)):
+        first = first_of.setdefault(patient, place)
+        differs = np.flatnonzero(sides[first] != sides[place])
+        if len(differs):
+            raise LabelsError(
+                f"the slides {table['slide_id'].iloc[first]!r} and {slide_id!r} of the patient {patient!r} are on two "
+                f"sides of the split of fold {splits[differs[0]].name}; put all slides of a patient into one fold"
+            )
+
+
+def crossing(shared: Iterable[Shared], splits: Sequence[Split]) -> list[Shared]:
+    """Those of the pairs that some split has on two sides."""
+    sides = _sides(splits)
+    return [pair for pair in shared if (sides[pair.first] != sides[pair.second]).any()]
+
+
+def in_words(cohort: Cohort, pairs: Sequence[Shared]) -> str:
+    """One sentence on pairs that leak: the first of them, what to do, and how many there are."""
+    table = cohort.labels.table
+    (first, second), what = (table.iloc[place] for place in pairs[0][:2]), pairs[0].what
+    more = f" ({len(pairs) - 1} more pairs of slides are alike)" if len(pairs) > 1 else ""
+    move = f"and the same {cohort.labels.fold_from} " if "fold" in table else ""
+    return (
+        f"the slides {first['slide_id']!r} and {second['slide_id']!r} of the patients {first['patient_id']!r} and "
+        f"{second['patient_id']!r} have {what}, and would be learned from and tested on; give both the same patient_id "
+        f"{move}in the labels table, or delete the row of one{more}"
+    )
+
+
+def find_shared(bags: Sequence[BagRef]) -> list[Shared]:
+    """Pairs of bags that share an overview or a tile, or features; of three alike, the first with each other.
+
+    Bags of features share what nobody can look at: a vector that a bag has twice, or whose values are all the same,
+    counts for nothing, and of others there must be two, or all that one of the bags has.
+    """
+    prints = read_prints(bags)
+    instances = [each.instances_N for each in prints]
+    if all(each.overview is None for each in prints):
+        return [Shared(*pair, what) for pair, what in sorted(_same_vectors(instances).items())]
+    last_bag = lru_cache(maxsize=1)(read_bag)
+
+    def overview_of(place: int, digest: int) -> np.ndarray:
+        return last_bag(bags[place], ANY_PX).overview_rgb()
+
+    def tile_of(place: int, digest: int) -> np.ndarray:
+        return _picture(last_bag(bags[place], ANY_PX), int(np.flatnonzero(instances[place] == digest)[0]))
+
+    whole = _telling(_alike([np.array([each.overview], np.uint64) for each in prints]), overview_of)
+    parts = {pair: digests for pair, digests in _alike(instances).items() if pair not in whole}
+    found = dict.fromkeys(whole, "the same overview")
+    for pair, count in _telling(parts, tile_of).items():
+        found[pair] = f"{count} tiles in common" if count > 1 else "a tile in common"
+    return [Shared(*pair, what) for pair, what in sorted(found.items())]
+
+
+def read_prints(bags: Sequence[BagRef]) -> list[Prints]:
+    """The digests of all bags, by their bytes; by their pixels where bags of several codecs are together."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        if is_features(bags[0]):
+            return _watched(pool.map(_feature_prints, bags), len(bags))
+        prints = _watched(pool.map(_tile_prints, bags), len(bags))
+        if len({each.codec for each in prints}) > 1:
+            prints = _watched(pool.map(_pixel_prints, bags), len(bags))
+        return prints
+
+
+def _watched(prints: Iterable[Prints], count: int) -> list[Prints]:
+    if count < _WITH_A_BAR:
+        return list(prints)
+    found = []
+    with progress(count, "bag", "same tiles") as bar:
+        for each in prints:
+            found.append(each)
+            bar.update()
+    return found
+
+
+def _tile_prints(ref: BagRef) -> Prints:
+    bag = read_bag(ref, ANY_PX)
+    pictures = bag.tiles if bag.small is None else bag.small
+    assert pictures is not None
+    return Prints(_digest(bag.overview), np.array([*map(_digest, pictures)], np.uint64), bag.header.codec)
+
+
+def _pixel_prints(ref: BagRef) -> Prints:
+    bag = read_bag(ref, ANY_PX)
+    digests = [_digest(_picture(bag, place).tobytes()) for place in range(len(bag))]
+    return Prints(_digest(bag.overview), np.array(digests, np.uint64), "")
+
+
+def _feature_prints(ref: BagRef) -> Prints:
+    features_NC = read_features(ref).features_NC
+    varied = features_NC[(features_NC != features_NC[:, :1]).any(axis=1)]
+    return Prints(None, np.array([_digest(row.tobytes()) for row in varied], np.uint64), "")
+
+
+def _digest(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+def _alike(digests: Sequence[np.ndarray]) -> dict[_Pair, list[int]]:
+    """Pairs of bags with digests in common, and which: the first bag that has a digest with each other."""
+    owners = np.repeat(np.arange(len(digests)), [len(each) for each in digests])
+    every = np.concatenate(digests)
+    order = np.lexsort((owners, every))
+    every, owners = every[order], owners[order]
+    starts = np.flatnonzero(np.r_[True, every[1:] != every[:-1]]) if len(every) else np.array([], int)
+    pairs: dict[_Pair, list[int]] = {}
+    for start, end in zip(starts, [*starts[1:], len(every)], strict=True):
+        if owners[start] != owners[end - 1]:
+            first, *others = map(int, np.unique(owners[start:end]))
+            for other in others:
+                pairs.setdefault((first, other), []).append(int(every[start]))
+    return pairs
+
+
+def _telling(alike: dict[_Pair, list[int]], picture_of: Callable[[int, int], np.ndarray]) -> dict[_Pair, int]:
+    """Pairs that share a picture that says something, and how many; `picture_of` gives one by its bag and digest."""
+    says: dict[int, bool] = {}
+    counts = {}
+    for pair, digests in sorted(alike.items()):
+        for digest in digests:
+            if digest not in says:
+                says[digest] = _says_something(picture_of(pair[0], digest))
+        counts[pair] = sum(says[digest] for digest in digests)
+    return {pair: count for pair, count in counts.items() if count}
+
+
+def _same_vectors(digests: Sequence[np.ndarray]) -> dict[_Pair, str]:
+    own = [np.unique(each, return_counts=True) for each in digests]
+    twice = np.concatenate([each[counts > 1] for each, counts in own])
+    single = [np.setdiff1d(each, twice) for each, _ in own]
+    return {
+        pair: f"{len(common)} vectors of features in common" if len(common) > 1 else "their only vector in common"
+        for pair, common in _alike(single).items()
+        if len(common) > 1 or len(common) == min(len(single[place]) for place in pair)
+    }
+
+
+def _says_something(rgb: np.ndarray) -> bool:
+    """Whether a picture, uint8 (H, W, 3), tells one slide from another: it is not flat nearly everywhere.
+
+    Flat are blocks of 8 px, those of JPEG, in which no colour changes by more than a trace. Of two flat halves only the
+    blocks on their border are not.
+    """
+    side = min(_BLOCK_PX, *rgb.shape[:2])
+    height, width = (length // side * side for length in rgb.shape[:2])
+    blocks = rgb[:height, :width].reshape(height // side, side, width // side, side, 3)
+    spread = blocks.max(axis=(1, 3)).astype(int) - blocks.min(axis=(1, 3))
+    return bool((spread.max(axis=2) <= _FLAT).mean() < _FLAT_SHARE)
+
+
+def _picture(bag: Bag, place: int) -> np.ndarray:
+    return bag.tile(place, bag.header.train_px)
+
+
+def _sides(splits: Sequence[Split]) -> np.ndarray:
+    """Int8 (slides, splits): 1 for the slides a split trains on, 2 for those it stops on, 3 for those it tests."""
+    sides = np.zeros((sum(map(len, splits[0][2:])), len(splits)), np.int8)
+    for column, split in enumerate(splits):
+        for side, rows in enumerate((split.train, split.valid, split.test), 1):
+            sides[rows, column] = side
+    return sides

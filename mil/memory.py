@@ -1,0 +1,303 @@
+"""How much memory a training step needs, and how much there is.
+
+The step is played through with tensors that have shapes and no values (PyTorch's fake tensors): forward and backward of
+the very network, chunks and half precision included. Every storage is counted while it lives, as PyTorch's own
+`torch.distributed._tools.mem_tracker` does, which needs modules to be told apart that this does not. Not seen is what
+kernels take for themselves while they work.
+"""
+
+import copy
+import os
+import weakref
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mil.cohort import Cohort
+from mil.metadata import fit_metadata
+from mil.model import MILNet, build_model
+from mil.optim import make_optimizer, prepare
+from mil.recipe import OptimSpec, Recipe
+from mil.settings import ModelSpec
+from mil.task import Task
+from tiling.features import FEATURES
+
+GB = 10**9
+_PROBE = 128
+
+
+class StepMemory(NamedTuple):
+    """Bytes on the device at the peak of a training step, and of how many bags and instances.
+
+    `weights` are parameters and buffers, with the average of them where there is one; `inputs` the uint8 tiles or
+    float32 features of the batch, its augmented copy, and the next batch; `step` gradients and activations together.
+    """
+
+    weights: int
+    optimizer: int
+    inputs: int
+    step: int
+    bags: int
+    instances: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.optimizer + self.inputs + self.step
+
+
+def step_memory(cohort: Cohort, recipe: Recipe, device: torch.device, processes: int = 1) -> StepMemory:
+    """What the largest step of a training needs on each device: that over the largest bags.
+
+    The network is built, without its pretrained weights; raises ModelError or SettingsError where that cannot be.
+    """
+    spec = recipe.train
+    bags = min(len(cohort.sizes), -(-spec.batch_size // processes))
+    instances = sum(sorted(cohort.sizes)[-bags:])
+    net, metadata = _network(cohort, recipe, device)
+    shape = _shape(cohort, recipe.model)
+    passes = min(2, recipe.optim.accumulate)  # the second finds gradients there already
+    play = partial(_played, net, bags, shape, metadata, device, passes)
+    step = _extrapolated(play, instances, spec.instance_chunk)
+    weights = sum(map(_bytes, [*net.parameters(), *net.buffers()]))
+    learning = sum(_bytes(weight) for weight in net.parameters() if weight.requires_grad)
+    optimizer = round(learning * state_share(recipe.optim))
+    averaged = weights if recipe.optim.ema is not None or recipe.optim.average_last is not None else 0
+    batches = 3 if recipe.augment.augment and FEATURES not in cohort.bag_spec else 2
+    inputs = batches * instances * shape.numel() * (4 if len(shape) == 1 else 1)
+    return StepMemory(weights + averaged, optimizer, inputs, step, bags, instances)
+
+
+def state_share(spec: OptimSpec) -> float:
+    """Bytes an optimiser keeps for each byte of weights: 2 for AdamW, 1 for SGD with momentum.
+
+    Found out on a small network of matrices; raises SettingsError for an optimiser that there is not.
+    """
+    net = build_model(ModelSpec(embed=(_PROBE,)), Task(("0", "1")), {FEATURES: _PROBE})
+    optimizer = make_optimizer(net, replace(spec, layer_decay=1.0))
+    for weight in net.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    kept = sum(_bytes(leaf) for leaf in tree_leaves(list(optimizer.state.values())) if isinstance(leaf, Tensor))
+    return kept / sum(map(_bytes, net.parameters()))
+
+
+def available_bytes(device: torch.device) -> int:
+    """Bytes this process can still take on a device; of a GPU those that PyTorch holds and does not use count too.
+
+    On a CPU it is what Linux calls available, or less where a control group (a job of Slurm, a container) has a limit.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    lines = _read(Path("/proc/meminfo")).splitlines()
+    free_bytes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    if not free_bytes:  # another system than Linux
+        free_bytes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    return min([*free_bytes, *_left_in_groups(Path("/sys/fs/cgroup"), _read(Path("/proc/self/cgroup")))])
+
+
+def out_of_memory_sentence(
+    error: BaseException, cohort: Cohort, recipe: Recipe, device: torch.device, processes: int = 1
+) -> str | None:
+    """What to say of an error of a step that ran out of memory, None for any other error.
+
+    It names the flags that help, each with a value that is estimated to fit.
+    """
+    if not is_out_of_memory(error):
+        return None
+    needs, there = step_memory(cohort, recipe, device, processes), available_bytes(device)
+    return _sentence(cohort, recipe, device, processes, needs, there)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has run out, of a GPU or of the machine."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def in_gb(size: float) -> str:
+    """Bytes for a reader: `5.2 GB`."""
+    return f"{size / GB:.1f} GB"
+
+
+def settings_that_fit(
+    cohort: Cohort, recipe: Recipe, device: torch.device, there: int, processes: int = 1
+) -> list[tuple[str, StepMemory]]:
+    """Flags, each with the largest value that is estimated to need no more than `there` bytes, and what it needs.
+
+    A flag of which no value fits is left out.
+    """
+    needs = step_memory(cohort, recipe, device, processes)
+    train = recipe.train
+    kinds: list[tuple[str, list[Any]]] = [
+        ("instance_chunk", _halves(min(needs.instances, train.instance_chunk or needs.instances), 2)),
+        ("batch_size", _halves(train.batch_size, max(1, processes))),
+    ]
+    if device.type == "cuda" and _is_whole(recipe):
+        kinds.append(("precision", ["bf16"]))
+    found = []
+    for name, values in kinds:
+        sizes: dict[Any, StepMemory] = {}
+
+        def fits(value: Any, name: str = name, sizes: dict[Any, StepMemory] = sizes) -> bool:
+            smaller = replace(recipe, train=replace(train, **{name: value}))
+            sizes[value] = step_memory(cohort, smaller, device, processes)
+            return sizes[value].total <= there
+
+        place = bisect_left(values, True, key=fits)  # the first that fits: less needs less
+        if place < len(values):
+            found.append((f"--{name.replace('_', '-')} {values[place]}", sizes[values[place]]))
+    return found
+
+
+def _sentence(
+    cohort: Cohort, recipe: Recipe, device: torch.device, processes: int, needs: StepMemory, there: int
+) -> str:
+    tiles = "instances" if FEATURES in cohort.bag_spec else f"tiles of {recipe.model.train_px} px"
+    # What was estimated to fit did not: what is proposed has to be clearly less.
+    fitting = settings_that_fit(cohort, recipe, device, min(there, round(0.7 * needs.total)), processes)
+    would = ", ".join(f"{flag} would need about {in_gb(size.total)}" for flag, size in fitting)
+    return (
+        f"out of memory: a step of {needs.bags} bags with {needs.instances} {tiles} needs about {in_gb(needs.total)}, "
+        f"and {in_gb(there)} are free on the {'GPU' if device.type == 'cuda' else 'machine'}; "
+        + (would or "take a smaller --train-px or --backbone, or fewer --instances when tiling")
+    )
+
+
+def _halves(value: int, least: int) -> list[int]:
+    """Powers of two below a value, the largest first."""
+    return [2**power for power in range(value.bit_length(), -1, -1) if least <= 2**power < value]
+
+
+def _network(cohort: Cohort, recipe: Recipe, device: torch.device) -> tuple[MILNet, int]:
+    """The network as it is trained, with other weights and not compiled; and how much metadata it takes."""
+    table = recipe.table
+    metadata = fit_metadata(cohort.labels.table, table.categorical, table.numeric)
+    model = replace(recipe.model, pretrained=False, weights=None)
+    net = build_model(model, cohort.labels.task, cohort.bag_spec, metadata)
+    prepare(net, replace(recipe.train, compile=False), device)
+    return net.train(), metadata.width
+
+
+def _shape(cohort: Cohort, model: ModelSpec) -> torch.Size:
+    """That of an instance: a tile (3, px, px) or features (C,)."""
+    channels = cohort.bag_spec.get(FEATURES)
+    return torch.Size((3, model.train_px, model.train_px) if channels is None else (int(channels),))
+
+
+def _extrapolated(play: Callable[[int], int], instances: int, chunk: int | None) -> int:
+    """What `play` gives for so many instances; of many chunks three are played, for each more adds the same."""
+    parts = 1 if chunk is None else -(-instances // chunk)
+    if parts <= 3:
+        return play(instances)
+    each = -(-instances // parts)
+    two, three = play(2 * each), play(3 * each)
+    return three + (parts - 3) * (three - two)
+
+
+def _played(
+    net: MILNet, bags: int, shape: torch.Size, metadata: int, device: torch.device, passes: int, instances: int
+) -> int:
+    """Peak bytes of gradients and activations of a step over bags of one size."""
+    longest = -(-instances // bags)
+    mask_BN = torch.ones(bags, longest, dtype=torch.bool)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake = _without_values(net, device)
+        kind = torch.uint8 if len(shape) == 3 else torch.float32
+        instances_M = torch.empty(bags * longest, *shape, dtype=kind, device=device)
+        metadata_BF = torch.empty(bags, metadata, device=device)
+        with _Peak([*fake.parameters(), *fake.buffers(), instances_M]) as peak:
+            for _ in range(passes):
+                logits_BK = fake(instances_M, mask_BN, metadata_BF).logits_BK
+                torch.autograd.backward(logits_BK.square().sum())
+    return peak.most
+
+
+def _without_values(net: MILNet, device: torch.device) -> MILNet:
+    """A copy of a network on a device, of which a fake tensor mode is entered."""
+    memo: dict[int, Any] = {id(buffer): torch.empty_like(buffer, device=device) for buffer in net.buffers()}
+    for weight in net.parameters():
+        memo[id(weight)] = nn.Parameter(torch.empty_like(weight, device=device), weight.requires_grad)
+    return copy.deepcopy(net, memo)
+
+
+class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all storages that are made while it is entered, but for those of `known` tensors."""
+
+    def __init__(self, known: list[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.known = known  # which keeps them alive, and so their storages' addresses theirs
+        self.alive = {tensor.untyped_storage()._cdata for tensor in known}
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.alive:
+            self.alive.add(key)
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self.alive.discard(key)
+        self.now -= size
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _is_whole(recipe: Recipe) -> bool:
+    return recipe.train.precision == "fp32"
+
+
+def _left_in_groups(root: Path, groups: str) -> Iterator[int]:
+    """What the limits of a process's control groups leave of memory; `groups` is its /proc/PID/cgroup.
+
+    Version 2 of control groups and version 1. What the kernel can drop, cached files, is not counted as used.
+    """
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        own = base / path.lstrip("/")
+        for folder in [own, *own.parents[: len(own.parts) - len(base.parts)]]:
+            if (left := _left(folder, *names)) is not None:
+                yield left
+
+
+def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
+    most, used = _read(folder / limit).strip(), _read(folder / usage).strip()
+    if not (most.isdecimal() and used.isdecimal()):  # "max", or no such group
+        return None
+    stat = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
+    return max(0, int(most) - int(used) + int(stat.get(droppable, 0)))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,168 @@
+"""What a step needs is counted right, and what there is is found wherever a limit stands."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from mil.cohort import Cohort
+from mil.labels import Labels
+from mil.memory import (
+    _extrapolated,
+    _halves,
+    _left_in_groups,
+    available_bytes,
+    out_of_memory_sentence,
+    settings_that_fit,
+    state_share,
+    step_memory,
+)
+from mil.recipe import AugmentSpec, OptimSpec, Recipe, TrainSpec
+from mil.settings import ModelSpec
+from mil.task import Task
+
+CPU = torch.device("cpu")
+SMALL = Recipe(
+    model=ModelSpec(backbone="test_resnet", train_px=32),
+    train=TrainSpec(batch_size=2, precision="fp32"),
+    augment=AugmentSpec(augment=False),
+)
+
+
+def cohort(*sizes: int, **spec: object) -> Cohort:
+    labels = Labels(pd.DataFrame(index=range(len(sizes))), Task(("0", "1")))
+    return Cohort(labels, [], list(sizes), spec, pd.DataFrame(), [])
+
+
+class TestStep:
+    def test_of_features_to_the_byte(self) -> None:
+        """Attention over 2 x 8 vectors of 64: each tensor that is there at the peak, counted by hand."""
+        recipe = Recipe(model=ModelSpec(attention_hidden=16), train=TrainSpec(batch_size=2))
+        found = step_memory(cohort(8, 8, 8, features=64), recipe, CPU)
+        weights = 64 * 16 + 16 + 16 + 1 + 64 * 2 + 2
+        assert found.weights == 4 * (weights + 2 * 64)  # and what scales the features
+        assert found.optimizer == pytest.approx(2 * 4 * weights, rel=0.01)
+        assert found.inputs == 2 * 16 * 64 * 4  # the batch, and the next one
+        assert (found.bags, found.instances) == (2, 16)
+        assert found.step >= 4 * (weights + 16 * 64 + 16 * 16)  # gradients, scaled features, hidden units
+        assert found.total == found.weights + found.optimizer + found.inputs + found.step
+
+    def test_is_that_of_the_largest_bags(self) -> None:
+        found = step_memory(cohort(1, 7, 2, 9), SMALL, CPU)
+        assert (found.bags, found.instances, found.inputs) == (2, 16, 2 * 16 * 3 * 32 * 32)
+        assert found.step == step_memory(cohort(8, 8), SMALL, CPU).step
+        assert step_memory(cohort(1, 7, 2, 9), SMALL, CPU, processes=2).instances == 9
+        assert step_memory(cohort(4), SMALL, CPU).bags == 1
+
+    def test_activations_grow_with_the_instances_and_nothing_else_does(self) -> None:
+        one, two, three = (step_memory(cohort(size, size), SMALL, CPU) for size in (16, 32, 48))
+        assert three.step - two.step == pytest.approx(two.step - one.step, rel=0.02)
+        assert (one.weights, one.optimizer) == (two.weights, two.optimizer)
+
+    def test_settings_that_need_less(self) -> None:
+        bags = cohort(32, 32)
+        whole = step_memory(bags, SMALL, CPU).step
+        for change, least, most in (
+            ({"freeze": "all"}, 0.01, 0.5), ({"instance_chunk": 8}, 0.1, 0.4), ({"precision": "bf16"}, 0.4, 0.8),
+        ):  # fmt: skip
+            less = step_memory(bags, replace(SMALL, train=replace(SMALL.train, **change)), CPU).step
+            assert least < less / whole < most, change
+
+    def test_average_of_the_weights_is_one_more_copy(self) -> None:
+        plain, averaged = (step_memory(cohort(2), replace(SMALL, optim=OptimSpec(ema=ema)), CPU) for ema in (None, 0.9))
+        assert averaged.weights == 2 * plain.weights
+
+    def test_gradients_that_add_up_are_there_from_the_start(self) -> None:
+        plain, added = (
+            step_memory(cohort(2), replace(SMALL, optim=OptimSpec(accumulate=count)), CPU) for count in (1, 4)
+        )
+        assert added.step > plain.step
+
+    def test_nothing_is_left_behind(self) -> None:
+        """Weights are there as before, with values."""
+        torch.manual_seed(0)
+        step_memory(cohort(2), SMALL, CPU)
+        assert torch.zeros(1).item() == 0
+
+
+def test_many_chunks_from_three() -> None:
+    asked = []
+
+    def play(count: int) -> int:
+        asked.append(count)
+        return 1000 + 3 * count
+
+    assert _extrapolated(play, 100, 10) == 1300
+    assert asked == [20, 30]
+    assert _extrapolated(play, 100, None) == 1300
+    assert _extrapolated(play, 29, 10) == 1087
+    assert asked[2:] == [100, 29]
+
+
+def test_state_of_optimisers() -> None:
+    assert state_share(OptimSpec()) == pytest.approx(2, abs=0.01)
+
+
+def test_halves() -> None:
+    assert (_halves(16, 2), _halves(17, 4), _halves(1, 1), _halves(4, 1)) == ([8, 4, 2], [16, 8, 4], [], [2, 1])
+
+
+class TestAvailable:
+    def test_here(self) -> None:
+        total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
+        assert 0 < available_bytes(CPU) <= total
+
+    def test_group_of_version_2_and_those_above_it(self, tmp_path: Path) -> None:
+        for folder, limit, used, files in (
+            ("", "max", 9000, 0), ("job", "1000", 700, 100), ("job/step", "max", 700, 0),
+            ("job/step/task", "900", 950, 0),
+        ):  # fmt: skip
+            group = tmp_path / folder
+            group.mkdir(exist_ok=True)
+            (group / "memory.max").write_text(f"{limit}\n")
+            (group / "memory.current").write_text(f"{used}\n")
+            (group / "memory.stat").write_text(f"anon 5\ninactive_file {files}\n")
+        assert list(_left_in_groups(tmp_path, "0::/job/step\n")) == [400]
+        assert list(_left_in_groups(tmp_path, "0::/job/step/task\n")) == [0, 400]
+
+    def test_group_of_version_1(self, tmp_path: Path) -> None:
+        group = tmp_path / "memory" / "slurm" / "job_1"
+        group.mkdir(parents=True)
+        (group / "memory.limit_in_bytes").write_text("5000\n")
+        (group / "memory.usage_in_bytes").write_text("3000\n")
+        (group / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 500\n")
+        assert list(_left_in_groups(tmp_path, "5:cpu:/\n4:memory,x:/slurm/job_1\n0::/\n")) == [2500]
+
+
+class TestOutOfMemory:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried"),
+            MemoryError(),
+        ],
+    )
+    def test_sentence(self, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+        bags = cohort(64, 64)
+        needs = step_memory(bags, SMALL, CPU).total
+        monkeypatch.setattr("mil.memory.available_bytes", lambda device: needs // 2)
+        sentence = out_of_memory_sentence(error, bags, SMALL, CPU)
+        assert sentence is not None
+        assert sentence.startswith(
+            "out of memory: a step of 2 bags with 128 tiles of 32 px needs about 0.0 GB, and 0.0"
+        )
+        assert "--instance-chunk 32 would need" in sentence or "--instance-chunk 16 would need" in sentence
+
+    def test_what_is_named_fits_and_the_next_larger_does_not(self) -> None:
+        bags, there = cohort(64, 64), step_memory(cohort(24, 24), SMALL, CPU).total
+        ((flag, size),) = [found for found in settings_that_fit(bags, SMALL, CPU, there) if "chunk" in found[0]]
+        chunk = int(flag.split()[1])
+        assert size.total <= there
+        larger = replace(SMALL, train=replace(SMALL.train, instance_chunk=2 * chunk))
+        assert step_memory(bags, larger, CPU).total > there
+
+    def test_other_errors_are_not_ours(self) -> None:
+        assert out_of_memory_sentence(RuntimeError("shapes differ"), cohort(2), SMALL, CPU) is None

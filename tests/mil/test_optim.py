@@ -10,12 +10,13 @@ from torch import Tensor
 
 from mil.errors import ModelError, SettingsError
 from mil.model import MILNet, build_model
-from mil.optim import make_optimizer, prepare, synchronise_batch_norm
+from mil.optim import half_precision, make_optimizer, prepare, synchronise_batch_norm
 from mil.recipe import OptimSpec, TrainSpec
 from mil.settings import ModelSpec
 from mil.task import Task
 
 TASK = Task(("a", "b"))
+CPU, GPU = torch.device("cpu"), torch.device("cuda")  # a GPU that need not be there
 
 
 def build(backbone: str = "test_resnet", **settings: object) -> MILNet:
@@ -59,13 +60,13 @@ def test_layers_decay_from_the_last_to_the_first() -> None:
 
 def test_what_is_frozen_is_in_no_group() -> None:
     model = build()
-    prepare(model, TrainSpec(freeze="all"))
+    prepare(model, TrainSpec(freeze="all"), CPU)
     assert {name.split(".")[0] for name in rates(model, OptimSpec())} == {"pooling", "head"}
 
 
 def test_prepare_sets_how_it_is_computed() -> None:
     model = build()
-    prepare(model, TrainSpec(instance_chunk=3, channels_last=True, batch_norm="frozen"))
+    prepare(model, TrainSpec(instance_chunk=3, channels_last=True, batch_norm="frozen"), CPU)
     model.train()
     assert model.instance_chunk == 3
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -84,7 +85,7 @@ def test_what_features_have_no_use_for_is_refused(settings: dict[str, object]) -
     model = build_model(ModelSpec(), TASK, {"features": 3})
     flag = "--" + next(iter(settings)).replace("_", "-")
     with pytest.raises(ModelError, match=f"{flag} is for bags of tiles, and these hold features; leave it out"):
-        prepare(model, TrainSpec(**settings))  # type: ignore[arg-type]
+        prepare(model, TrainSpec(**settings), CPU)  # type: ignore[arg-type]
 
 
 def test_features_have_no_layers() -> None:
@@ -128,11 +129,10 @@ def test_groups_remember_where_they_start() -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("SGD", torch.optim.SGD)]
 )
-@pytest.mark.parametrize("fused", [True, False])
-def test_torchs_own_optimizers_are_fused(name: str, kind: type, fused: bool) -> None:
-    optimizer = make_optimizer(build(), OptimSpec(optimizer=name), fused)
+def test_torchs_own_optimizers_are_fused(name: str, kind: type) -> None:
+    optimizer = make_optimizer(build(), OptimSpec(optimizer=name))
     assert type(optimizer) is kind
-    assert {bool(group["fused"]) for group in optimizer.param_groups} == {fused}
+    assert all(group["fused"] for group in optimizer.param_groups)
 
 
 def test_adamw_is_torchs() -> None:
@@ -261,17 +261,25 @@ def test_synchronised_batch_norms_keep_names_and_predictions(backbone: str) -> N
     assert torch.equal(model(tiles, mask).logits_BK, before)
 
 
-def test_batch_norms_are_synchronised_among_processes_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    def synchronised(processes: int, **settings: Any) -> bool:
+def test_batch_norms_are_synchronised_among_processes_with_gpus() -> None:
+    def synchronised(device: torch.device, world: int) -> bool:
         model = build()
-        prepare(model, TrainSpec(batch_norm="sync", **settings), processes)
+        prepare(model, TrainSpec(batch_norm="sync", precision="fp32"), device, world)
         return any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
 
-    assert not synchronised(1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [synchronised(GPU, 1), synchronised(CPU, 1), synchronised(GPU, 2)] == [False, False, True]
     with pytest.raises(ModelError, match="--batch-norm sync is for GPUs, and these processes train without"):
-        synchronised(2)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert synchronised(2)
-    with pytest.raises(ModelError, match="leave it at train"):
-        synchronised(2, device="cpu")
+        synchronised(CPU, 2)
+
+
+@pytest.mark.parametrize(("precision", "device", "expected"), [
+    ("auto", CPU, None), ("fp32", CPU, None), ("bf16", CPU, torch.bfloat16), ("fp32", GPU, None),
+    ("bf16", GPU, torch.bfloat16), ("fp16", GPU, torch.float16),
+], ids=str)  # fmt: skip
+def test_half_precision(precision: str, device: torch.device, expected: torch.dtype | None) -> None:
+    assert half_precision(precision, device) is expected
+
+
+def test_no_half_precision_of_this_kind_on_a_cpu() -> None:
+    with pytest.raises(ModelError, match="--precision fp16 is for GPUs; on a CPU give bf16 or fp32"):
+        half_precision("fp16", CPU)

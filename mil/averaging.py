@@ -82,7 +82,10 @@ class Averaging:
 
 @contextmanager
 def standing_in(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, a model has these weights and buffers; afterwards its own again, bit for bit."""
+    """Inside, a model has these weights and buffers; afterwards its own again, bit for bit.
+
+    Those of them that are the model's own tensors are let be.
+    """
     places = model.state_dict()
     others = {name: value for name, value in weights.items() if not places[name].is_set_to(value)}
     own = {name: places[name].clone() for name in others}

@@ -136,14 +136,3 @@ def bag_tensor(bag: Bag, px: int) -> Tensor:
     for index, tile in enumerate(tiles):
         tile[...] = bag.tile(index, px).transpose(2, 0, 1)
     return torch.from_numpy(tiles)
-
-
-def random_symmetry(tiles_MCHW: Tensor) -> Tensor:
-    """Each tile turned by one of the eight symmetries of the square, drawn for it alone; tiles must be square."""
-    symmetry = torch.randint(8, (len(tiles_MCHW),), device="cpu").to(tiles_MCHW.device)
-    out = torch.empty_like(tiles_MCHW)
-    for turn in range(8):
-        chosen = symmetry == turn
-        turned = torch.rot90(tiles_MCHW[chosen], turn % 4, (2, 3))
-        out[chosen] = turned.flip(3) if turn >= 4 else turned
-    return out

@@ -178,11 +178,13 @@ class FoldTraining:
 
     def end_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, and write the epoch into the log."""
-        self.processes.mean_buffers(self.net)
+        self.processes.mean_(self.net.buffers())
         self.averaging.epoch_ended(self.net)
         weight = sum(map(self._weight, self._groups()))
         loss = self.processes.sum_(self.loss_sum.clone()).item() / weight
         weights, task = self.averaging.weights(self.net), self.cohort.labels.task
+        # Averages of statistics, which differ between processes until they are averaged here.
+        self.processes.mean_(weights[name] for name, _ in self.net.named_buffers() if name in weights)
         valid_loss = valid_auc = math.nan
         if len(self.split.valid):
             logits, targets = self._predict(self.split.valid, weights), self.cohort.labels.targets[self.split.valid]

@@ -92,19 +92,20 @@ class Processes:
                 gradients.append(weight.grad)
         self._in_buckets(gradients, self.sum_)
 
-    def mean_buffers(self, model: nn.Module) -> None:
-        """Give all processes the mean of each buffer (statistics of batch norm), of a whole number the first's.
+    def mean_(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the mean of each tensor, such as statistics of batch norm; of whole numbers the first's.
 
-        What is the same everywhere keeps its bits: the sum of N equal numbers is exact in double precision.
+        In place. What is the same everywhere keeps its bits: the sum of N equal numbers is exact in double precision.
         """
         if self.world == 1:
             return
-        floats = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        tensors = list(tensors)
+        floats = [tensor for tensor in tensors if tensor.is_floating_point()]
         doubles = [buffer.double() for buffer in floats]
         self._in_buckets(doubles, lambda flat: self.sum_(flat).div_(self.world))
-        for buffer, mean in zip(floats, doubles, strict=True):
-            buffer.copy_(mean)
-        self._in_buckets([buffer for buffer in model.buffers() if not buffer.is_floating_point()], self._from_first)
+        for tensor, mean in zip(floats, doubles, strict=True):
+            tensor.copy_(mean)
+        self._in_buckets([tensor for tensor in tensors if not tensor.is_floating_point()], self._from_first)
 
     def broadcast_weights(self, model: nn.Module) -> None:
         """Give all processes the parameters and buffers of the first."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mil.data import BagDataset, Kept, PixelReader, random_symmetry, read_feature_tensor
+from mil.data import BagDataset, Kept, PixelReader, read_feature_tensor
 from tests.tiling.test_bag import make_bag
 from tiling.bag import merged_ref, read_bag, write_bag, write_merged
 from tiling.errors import BagError
@@ -60,15 +60,3 @@ def test_a_batch_of_bags_of_other_lengths() -> None:
     assert batch.mask_BN.tolist() == [[True, False, False], [True, True, True]]
     assert (batch.target_B.tolist(), batch.index_B.tolist()) == ([1, 1], [2, 0])
     assert batch.metadata_BF.tolist() == [[2.5], [0.5]]
-
-
-def test_symmetries_are_the_eight_of_the_square() -> None:
-    torch.manual_seed(0)
-    tile = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3).expand(400, 3, 3, 3)
-    turned = random_symmetry(tile)
-    assert turned.shape == tile.shape
-    found = {tuple(each.flatten().tolist()) for each in turned[:, 0]}
-    square = np.arange(9).reshape(3, 3)
-    expected = {tuple(np.rot90(each, k).ravel().tolist()) for each in (square, square[:, ::-1]) for k in range(4)}
-    assert found == expected
-    assert (turned[:, 0] == turned[:, 2]).all()  # all channels of a tile turn together

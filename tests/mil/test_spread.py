@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,8 @@ from tiling import cli
 # Nothing drawn by chance (each process draws its own), no statistics over a part of a batch, and SGD: the steps of
 # Adam turn differences of rounding into those of learning.
 FLAGS = [
-    "--backbone", "test_resnet", "--train-px", "32", "--folds", "2", "--epochs", "3", "--batch-size", "3", "--lr", "0.02",
+    "--backbone", "test_resnet", "--train-px", "32", "--folds", "2", "--epochs", "3", "--batch-size", "3",
+    "--lr", "0.02",
     "--optimizer", "sgd", "--batch-norm", "frozen", "--no-augment", "--device", "cpu", "--cache", "null",
     "--accumulate", "2", "--clip-grad", "5", "--balance", "weights",
 ]  # fmt: skip

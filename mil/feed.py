@@ -36,7 +36,7 @@ def feed(
     where a file of the cache is gone.
     """
     threads = min(MOST_THREADS, len(os.sched_getaffinity(0))) if threads is None else threads
-    make = partial(_load, dataset, device, _Buffers())
+    make = partial(_load, dataset, device)
     if not threads:
         for places in plan:
             yield _arrived(make(places, map), device)
@@ -66,15 +66,13 @@ class _Loaded(NamedTuple):
     ready: Any = None
 
 
-def _load(
-    dataset: BagDataset, device: torch.device, buffers: "_Buffers", places: np.ndarray, each: Callable[..., Any]
-) -> _Loaded:
+def _load(dataset: BagDataset, device: torch.device, places: np.ndarray, each: Callable[..., Any]) -> _Loaded:
     """A batch, on its way to the device."""
     parts = list(each(dataset.read, [dataset.bags[place] for place in places]))
     lengths = [len(part) for part in parts]
     encoded = any(isinstance(part, Jpegs) for part in parts)
     if device.type == "cpu":
-        instances = decode(parts, device) if encoded else stack(parts, buffers)
+        instances = decode(parts, device) if encoded else stack(parts, _buffers)
         return _Loaded(dataset.batch(places, lengths, instances))
     stream = _stream(device)
     with torch.cuda.stream(stream):
@@ -107,10 +105,11 @@ class _Buffers:
     """Memory for batches on the CPU, used again when nothing holds the batch any more.
 
     Memory that is new to a process is given page by page and zeroed first, which takes as long as reading into it.
+    At most `most` are kept for later.
     """
 
-    def __init__(self) -> None:
-        self.free: deque[np.ndarray] = deque()
+    def __init__(self, most: int) -> None:
+        self.free: deque[np.ndarray] = deque(maxlen=most)
 
     def take(self, count: int) -> np.ndarray:
         """Uint8 (count,), of any values."""
@@ -124,6 +123,9 @@ class _Buffers:
         view = buffer[:count]
         weakref.finalize(view, self.free.append, buffer).atexit = False
         return view
+
+
+_buffers = _Buffers(4)  # those of one epoch serve the next
 
 
 def stack(parts: Sequence[Instances], buffers: _Buffers | None) -> Tensor:
@@ -155,9 +157,12 @@ def read_stored(stored: Stored, into: np.ndarray) -> None:
     """Read the tiles of a file into an array of their shape; raises CacheError where the file is gone or short."""
     left = into.reshape(-1).data
     try:
-        with stored.path.open("rb", buffering=0) as file:
-            while left and (count := file.readinto(left)):
+        file = os.open(stored.path, os.O_RDONLY)
+        try:
+            while left and (count := os.readv(file, [left])):
                 left = left[count:]
+        finally:
+            os.close(file)
     except OSError as error:
         raise CacheError(
             f"the file {str(stored.path)!r} of the cache cannot be read ({error.strerror}); start again, "

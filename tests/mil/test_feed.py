@@ -103,9 +103,9 @@ def test_features(tmp_path: Path) -> None:
 
 def test_memory_is_used_again_but_never_that_of_a_batch_that_is_held(refs: list[BagRef]) -> None:
     data = dataset(refs, open_cache(refs, SIZES, {}, 16, "auto", show=False) or PixelReader(16))
-    places = [np.array([place]) for place in (3, 1, 3, 1, 3, 1, 3, 1)]
+    places = [np.array([place]) for place in [3, 1] * 10]
     addresses = [batch.instances_M.data_ptr() for batch in feed(data, places, CPU, 0)]
-    assert len(set(addresses)) <= 2
+    assert len(set(addresses)) <= 5  # four that an earlier epoch may have left, and one
     held = list(feed(data, places, CPU, 0))
     assert len({batch.instances_M.data_ptr() for batch in held}) == len(places)
     parts = [batch.instances_M[:1, :, :2].view(torch.uint8) for batch in feed(data, places, CPU, 0)]
@@ -114,7 +114,7 @@ def test_memory_is_used_again_but_never_that_of_a_batch_that_is_held(refs: list[
 
 
 def test_buffers() -> None:
-    buffers = _Buffers()
+    buffers = _Buffers(2)
     first = buffers.take(10)
     address = first.ctypes.data
     second = buffers.take(10)
@@ -127,6 +127,9 @@ def test_buffers() -> None:
     assert (smaller.ctypes.data, smaller.shape) == (address, (4,))
     del smaller
     assert buffers.take(11).shape == (11,)
+    held = [buffers.take(5) for _ in range(6)]
+    del held
+    assert len(buffers.free) == 2
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])

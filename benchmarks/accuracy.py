@@ -1,0 +1,221 @@
+"""Does it learn? Every pooling, frozen and end to end, on slides composed of real lymph-node patches.
+
+`python benchmarks/accuracy.py PATCHES.zip WEIGHTS --out FOLDER` reads patches of 96 px (a zip with the folders normal/
+and tumor/, of PatchCamelyon: Veeling et al. 2018, from Camelyon16) and the weights of a timm backbone, and goes the
+whole road by the commands:
+
+1. Patches that are there twice are dropped, and so are those that are all but alike: of which a copy of 12 x 12 px
+   differs by less than 6 of 255, root mean square. Most of the latter are all but white.
+2. 200 slides of 4 x 3 patches as PNG: 100 negative ones of normal patches, 100 positive ones, of whose patches 1 to 3
+   are tumour. No patch is in two slides. Patients have one slide or two, of one label. Another 60 slides, of other
+   patches, are for the choice of the settings below.
+3. `python -m tiling`: tiles of 96 px at full resolution, all of a slide that have tissue, without loss.
+4. `train.py`: five folds by patient; a fifth of the training patients chooses the epoch. End to end: all of the network
+   learns, from pictures turned and mirrored; batch norms keep their statistics. Frozen: `--freeze all --no-augment`.
+
+A run that is finished is not run again, an unfinished one is begun anew. The table of what is there is printed at
+the end, or at once with `--table`.
+
+A slide is a drawing here, and "patient" a name: which patches are of one person is not known, so that the folds are not
+independent of staining and scanner as those of real patients would be.
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.machine import machine
+from mil.pooling import POOLINGS
+from tiling.output import write_table
+
+ROOT = Path(__file__).resolve().parent.parent
+PATCH_PX, COLUMNS, ROWS = 96, 4, 3
+SLIDES, CHOICE_SLIDES = 200, 60
+TUMOUR = (1, 2, 3)  # patches of a positive slide, each as often
+TWIN_PX, TWIN_DISTANCE = 12, 6.0
+BACKBONE = "tf_efficientnet_lite0"
+MODES = ("frozen", "end-to-end")
+TILING = [
+    *("--size", str(PATCH_PX), "--downsample", "1", "--instances", str(COLUMNS * ROWS)),
+    *("--rank", "uniform", "--min-tissue", "0", "--codec", "png"),
+]
+COMMON = ["--channels-last", "--folds", "5", "--batch-size", "8", "--device", "cpu"]
+# Chosen on the other slides: docs/results.md has the figures.
+TRAINING = {
+    "frozen": [
+        *("--freeze", "all", "--no-augment", "--precision", "bf16", "--epochs", "20", "--patience", "20"),
+        *("--lr", "3e-3", "--lr-end", "3e-5"),
+    ],
+    "end-to-end": [
+        *("--batch-norm", "frozen", "--precision", "fp32", "--epochs", "8", "--patience", "8"),
+        *("--lr", "1e-3", "--lr-end", "1e-5"),
+    ],
+}
+
+
+class Patches(NamedTuple):
+    """RGB uint8 (N, 96, 96, 3) of each kind, in an order drawn by the seed, and how many twins were dropped."""
+
+    normal: np.ndarray
+    tumour: np.ndarray
+    dropped: int
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compose, tile, train what is not there yet, and print the table; status 0."""
+    args = _parser().parse_args(argv)
+    part = args.out / ("choice" if args.choose else "test")
+    runs = {
+        part / "runs" / "_".join([mode, pooling, *(word.strip("-") for word in args.with_flags)]): (mode, pooling)
+        for mode, pooling in product(MODES, POOLINGS)
+        if not args.only or {pooling, f":{mode}", f"{pooling}:{mode}"} & {*args.only}
+    }
+    if not args.table:
+        if not (args.out / "patches.txt").exists():
+            compose(args.patches, args.out, args.seed)
+        _command("-m", "tiling", part / "slides", "--out", part / "bags", *TILING)
+        more = ["--weights", args.weights.resolve(), "--seed", args.seed, *args.with_flags]
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda run: train(part, run, *runs[run], more), [] if args.compose else runs))
+    print((args.out / "patches.txt").read_text(encoding="utf-8"))
+    print("\n".join(table(runs)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("patches", type=Path, help="zip with normal/*.jpg and tumor/*.jpg of 96 x 96 px")
+    parser.add_argument("weights", type=Path, help=f"weights of {BACKBONE}")
+    parser.add_argument("--out", type=Path, required=True, help="folder for slides, bags and runs")
+    parser.add_argument(
+        "--only", nargs="+", metavar="POOLING:MODE", default=[], help=f"parts, such as avg:frozen, avg, :{MODES[1]}"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a thread each")
+    parser.add_argument("--seed", type=int, default=0, help="of patches, folds, weights and order")
+    parser.add_argument("--compose", action="store_true", help="stop before the training")
+    parser.add_argument("--choose", action="store_true", help="run on the 60 slides for the choice of settings")
+    parser.add_argument("--with-flags", nargs=argparse.REMAINDER, default=[], help="more flags of train.py, at the end")
+    parser.add_argument("--table", action="store_true", help="print what is there, and train nothing")
+    return parser
+
+
+def read_patches(source: Path, seed: int) -> Patches:
+    """The patches of a zip, without twins."""
+    kinds: dict[str, list[np.ndarray]] = {"normal": [], "tumor": []}
+    with zipfile.ZipFile(source) as archive:
+        for name in sorted(archive.namelist()):
+            kind = name.split("/")[-2] if "/" in name else ""
+            if kind in kinds and not name.endswith("/"):
+                rgb = np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
+                assert rgb.shape == (PATCH_PX, PATCH_PX, 3), f"{name} has {rgb.shape} pixels"
+                kinds[kind].append(rgb)
+    rgb = np.stack(kinds["normal"] + kinds["tumor"])
+    single = ~are_twins(rgb)
+    is_normal = np.arange(len(rgb)) < len(kinds["normal"])
+    random = np.random.default_rng(seed)
+    return Patches(
+        random.permutation(rgb[is_normal & single]), random.permutation(rgb[~is_normal & single]), int((~single).sum())
+    )
+
+
+def are_twins(rgb: np.ndarray) -> np.ndarray:
+    """Bool (N,), True for patches that are all but alike to one before them."""
+    copies = [Image.fromarray(each).resize((TWIN_PX, TWIN_PX), Image.Resampling.BOX) for each in rgb]
+    small = np.stack([np.asarray(copy, np.float32).ravel() for copy in copies])
+    squares = (small**2).sum(axis=1)
+    twins = np.zeros(len(rgb), bool)
+    for row in range(1, len(rgb)):
+        distances = squares[:row] + squares[row] - 2 * small[:row] @ small[row]
+        twins[row] = bool((distances[~twins[:row]] < small.shape[1] * TWIN_DISTANCE**2).any())
+    return twins
+
+
+def compose(source: Path, out: Path, seed: int) -> None:
+    """Write the slides of both parts, and labels.csv beside each: slide_id, label, patient_id, tumour_patches."""
+    patches = read_patches(source, seed)
+    normal, tumour = iter(patches.normal), iter(patches.tumour)
+    random = np.random.default_rng(seed)
+    for part, count in (("test", SLIDES), ("choice", CHOICE_SLIDES)):
+        slides = out / part / "slides"
+        slides.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for index in range(count):
+            positive, place = index % 2, index // 2
+            tumours = TUMOUR[place % len(TUMOUR)] if positive else 0
+            chosen = _take(tumour, tumours) + _take(normal, COLUMNS * ROWS - tumours)
+            slide_id, label = f"{part[0]}{index:03d}", ("normal", "tumour")[positive]
+            Image.fromarray(_sheet(random.permutation(np.stack(chosen)))).save(slides / f"{slide_id}.png")
+            # Of three slides in a row, of one label, the last two are of one patient.
+            rows.append((slide_id, label, f"{label[0]}{place // 3 * 2 + min(place % 3, 1):03d}", tumours))
+        write_table(out / part / "labels.csv", ["slide_id", "label", "patient_id", "tumour_patches"], rows)
+    found = f"{len(patches.normal)} normal and {len(patches.tumour)} tumour patches, {patches.dropped} twins dropped"
+    used = f"{len(patches.normal) - len(list(normal))} and {len(patches.tumour) - len(list(tumour))} of them used"
+    (out / "patches.txt").write_text(f"{found}; {used}\n", encoding="utf-8")
+
+
+def _take(patches: Iterable[np.ndarray], count: int) -> list[np.ndarray]:
+    """The next `count` of the patches; raises SystemExit where there are too few."""
+    taken = [patch for _, patch in zip(range(count), patches, strict=False)]
+    if len(taken) < count:
+        raise SystemExit(f"too few patches for {SLIDES} + {CHOICE_SLIDES} slides of {COLUMNS * ROWS}")
+    return taken
+
+
+def _sheet(patches: np.ndarray) -> np.ndarray:
+    """Patches (rows · columns, px, px, 3) side by side in rows."""
+    grid = patches.reshape(ROWS, COLUMNS, PATCH_PX, PATCH_PX, 3).swapaxes(1, 2)
+    return grid.reshape(ROWS * PATCH_PX, COLUMNS * PATCH_PX, 3)
+
+
+def train(part: Path, run: Path, mode: str, pooling: str, more: Sequence[object]) -> None:
+    """Train all folds of a run, unless it is finished."""
+    if (run / "metrics.json").exists():
+        return
+    shutil.rmtree(run, ignore_errors=True)
+    _command(
+        ROOT / "train.py", "--bags", part / "bags", "--labels", part / "labels.csv", "--out", run, "--pooling", pooling,
+        "--backbone", BACKBONE, "--train-px", PATCH_PX, *COMMON, *TRAINING[mode], *more,
+    )  # fmt: skip
+
+
+def _command(*words: object) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=env, check=True)
+
+
+def table(runs: Mapping[Path, tuple[str, str]]) -> list[str]:
+    """A Markdown table of the finished runs: figures by slide out of fold, and the AUC of each fold."""
+    lines = [
+        machine("torch", "timm"), "",
+        "| network | pooling | AUC | average precision | log loss | AUC of each fold |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for run, (mode, pooling) in runs.items():
+        if (run / "metrics.json").exists():
+            content = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+            cells = [_interval(content["slides"][name]) for name in ("auc", "average_precision", "log_loss")]
+            folds = " ".join(f"{fold['auc']:.2f}" for fold in content["folds"])
+            lines.append(f"| {mode} | {pooling} | {' | '.join(cells)} | {folds} |")
+    return lines
+
+
+def _interval(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,7 +20,7 @@ ONLY_IMPORTED_BY = {
     "dask": {"tiling.cluster"}, "dask_jobqueue": {"tiling.cluster"}, "distributed": {"tiling.cluster"},
 }  # fmt: skip
 LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".split()} | {
-    f"mil.{name}" for name in "alexnet chunks depth head layout metrics pooling task".split()
+    f"mil.{name}" for name in "alexnet chunks depth head layout metrics pooling room task".split()
 }
 MIL_MAY_USE = {f"tiling.{name}" for name in "bag bags errors features manifest output progress settings slide".split()}
 

@@ -8,13 +8,13 @@ import torch
 
 
 def available_bytes(device: torch.device) -> int:
-    """Bytes this process can still take on a device; of a GPU those that PyTorch holds and does not use count too.
+    """Bytes of a device for a training: those that are free and, of a GPU, those that PyTorch has taken already.
 
     On a CPU it is what Linux calls available, or less where a control group (a job of Slurm, a container) has a limit.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+        return int(free + torch.cuda.memory_reserved(device))
     lines = _read(Path("/proc/meminfo")).splitlines()
     free_bytes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     if not free_bytes:  # another system than Linux

@@ -6,6 +6,7 @@ from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mil.doctor import examine
@@ -15,6 +16,7 @@ from mil.settings import ModelSpec, TableSpec
 from tests.conftest import CohortFiles
 from tiling.bag import read_bag, write_bag
 from tiling.errors import BagError
+from tiling.features import write_features
 
 RECIPE = Recipe(
     model=ModelSpec(backbone="test_resnet", train_px=32), train=TrainSpec(folds=2, device="cpu", precision="fp32")
@@ -135,6 +137,22 @@ def test_worth_knowing(cohort: CohortFiles, folder: Path, tmp_path: Path) -> Non
     assert "tested on one class alone, and so without an AUC of their own: the folds C" in notes
     assert "tiles of 32 px are enlarged to 64, which shows nothing more; lower --train-px" in notes
     assert "test_resnet starts from random weights; --pretrained or --weights learn sooner" in notes
+
+
+def test_features(cohort: CohortFiles, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for place in range(12):
+        features = random.normal(size=(3 + place, 8)).astype(np.float32)
+        write_features(tmp_path / f"s{place:02d}.h5", features, encoder="uni")
+    text = str(examine(tmp_path, cohort.labels, Recipe(train=RECIPE.train)))
+    assert "bags     12, each of 3 to 14 (median 8.5) features (8 of uni)" in text
+    assert "model    features, attention pooling: 0.0 million weights, of which 100 % learn" in text
+    assert "a step of 4 bags with 50 instances" in text
+    assert "cache " not in text
+    features[1, 2] = np.nan
+    write_features(tmp_path / "s11.h5", features, encoder="uni")
+    (problem,) = examine(tmp_path, cohort.labels, Recipe(train=RECIPE.train)).problems
+    assert "has values that are no finite numbers" in problem
 
 
 def test_what_leaves_nothing_to_look_at(cohort: CohortFiles, tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.machine import machine
 from mil.cohort import gather
 from mil.labels import read_labels
+from mil.recipe import Recipe
 from mil.run import train_run
-from mil.settings import ModelSpec, TrainSpec
 from tiling.bag import bag_path
 from tiling.features import write_features
 from tiling.output import write_table
@@ -97,7 +97,9 @@ def cross_validate(source: Path, folder: Path, name: str, pooling: str, repeats:
         write_table(labels, ["slide_id", "label", "fold"], with_folds(table, repeat).itertuples(index=False))
         cohort = gather(read_labels(labels), folder / "bags", skip_missing=False)
         run = folder / f"{pooling}_{repeat}"
-        accuracies.append(train_run(cohort, run, model_spec(pooling), train_spec(name, repeat))["accuracy"].value)
+        found = train_run(cohort, run, recipe(name, pooling, repeat))
+        assert found is not None
+        accuracies.append(found.slides.figures["accuracy"].value)
         print(f"{name} {pooling} {repeat}: {accuracies[-1]:.3f}", file=sys.stderr, flush=True)
     return accuracies
 
@@ -124,19 +126,12 @@ def with_folds(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     return table.assign(fold=fold)
 
 
-def model_spec(pooling: str) -> ModelSpec:
-    """The paper's network."""
-    return ModelSpec(
-        pooling=pooling,  # type: ignore[arg-type]  # argparse has checked it
-        standardize=True, embed=(256, 128, 64), embed_dropout=0.5, attention_hidden=64,
-    )  # fmt: skip
-
-
-def train_spec(name: str, seed: int) -> TrainSpec:
-    """Fixed beforehand; the learning rate is constant."""
+def recipe(name: str, pooling: str, seed: int) -> Recipe:
+    """The paper's network, and a training that was fixed beforehand."""
     chosen = SETS[name]
-    return TrainSpec(
-        epochs=EPOCHS, valid_share=0.0, batch_size=BAGS_A_STEP, optimizer="adam", lr=chosen.lr, lr_end=chosen.lr,
+    return Recipe.of(
+        pooling=pooling, standardize=True, embed=(256, 128, 64), embed_dropout=0.5, attention_hidden=64,
+        epochs=EPOCHS, valid_share=0.0, batch_size=BAGS_A_STEP, optimizer="adam", lr=chosen.lr, schedule="constant",
         weight_decay=chosen.weight_decay, seed=seed, device="cpu",
     )  # fmt: skip
 

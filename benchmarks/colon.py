@@ -46,11 +46,11 @@ from benchmarks.machine import machine
 from mil.checkpoint import load_model
 from mil.cohort import gather
 from mil.data import PixelReader
+from mil.intervals import Estimate
 from mil.labels import read_labels
-from mil.metrics import Estimate
 from mil.pooling import POOLINGS
+from mil.recipe import Recipe
 from mil.run import train_run
-from mil.settings import ModelSpec, TrainSpec
 from tiling.bag import Bag, BagHeader, bag_path, write_bag
 from tiling.codec import CODECS, encode_overview
 from tiling.output import write_table
@@ -81,10 +81,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="keep bags, labels and runs in this new folder")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    spec = TrainSpec(
-        epochs=args.epochs, valid_share=0.0, batch_size=8, lr=args.lr, channels_last=True, seed=args.seed,
-        device=args.device,
-    )  # fmt: skip
     lines = []
     with tempfile.TemporaryDirectory() as temporary:
         out = args.out or Path(temporary)
@@ -92,8 +88,13 @@ def main(argv: list[str] | None = None) -> int:
         cohort = gather(read_labels(out / "labels.csv"), out / "bags", skip_missing=False)
         for pooling in args.poolings:
             started = time.perf_counter()
-            model = ModelSpec(backbone=args.backbone, train_px=size, pooling=pooling, attention_hidden=64)
-            metrics = train_run(cohort, out / pooling, model, spec)
+            recipe = Recipe.of(
+                backbone=args.backbone, train_px=size, pooling=pooling, attention_hidden=64, epochs=args.epochs,
+                valid_share=0.0, batch_size=8, lr=args.lr, channels_last=True, seed=args.seed, device=args.device,
+            )  # fmt: skip
+            evaluation = train_run(cohort, out / pooling, recipe)
+            assert evaluation is not None
+            metrics = evaluation.slides.figures
             minutes = (time.perf_counter() - started) / 60
             found = point(out, pooling, size) if pooling in WITH_ATTENTION else ("", "")
             cells = [pooling, *map(_interval, (metrics["auc"], metrics["accuracy"], *found)), f"{minutes:.1f}"]

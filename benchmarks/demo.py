@@ -94,14 +94,15 @@ def step(command: str, main: Callable[[list[str]], int], *arguments: object, exp
 
 def report(out: Path) -> str:
     """What was made, where, and how good it is."""
-    from mil.metrics import auc, estimate
+    from mil.intervals import estimate
+    from mil.metrics import auc
     from mil.predict import read_predictions
 
     labels = pd.read_csv(out / "held-out" / "labels.csv", dtype=str).set_index("slide_id")
     scores, probabilities = read_predictions(out / "scores.csv", ("0", "1"))
     known = labels.loc[scores["slide_id"]]
     held_out = estimate(auc, probabilities, known["label"].astype(int).to_numpy(), known["patient_id"].to_numpy())
-    metrics = json.loads((out / "run" / "metrics.json").read_text())["auc"]
+    metrics = json.loads((out / "run" / "metrics.json").read_text())["slides"]["auc"]
     caught, among, chance = lesion_tiles(out / "bags", out / "train" / "lesions.csv")
     rows = [
         ("slides", out / "train" / "slides", "and held-out/slides, with their labels.csv and lesions.csv"),

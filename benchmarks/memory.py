@@ -88,13 +88,14 @@ def measure(backbone: str, count: int, px: int, device: str, gib: float, chunk: 
 
     from mil.model import build_model
     from mil.optim import prepare
-    from mil.settings import ModelSpec, TrainSpec
+    from mil.recipe import TrainSpec
+    from mil.settings import ModelSpec
     from mil.task import Task
 
     torch.manual_seed(0)
     spec = TrainSpec(instance_chunk=chunk, batch_norm="frozen")
     model = build_model(ModelSpec(backbone=backbone, train_px=px), Task(("0", "1")), {"instances": count})
-    prepare(model, spec)
+    prepare(model, spec, torch.device(device))
     model.to(device).train()
 
     def step(tiles: torch.Tensor) -> float:

@@ -21,7 +21,8 @@ from benchmarks.machine import device_name, machine
 from mil.model import MILNet, build_model
 from mil.optim import prepare
 from mil.predict import pick_device
-from mil.settings import ModelSpec, TrainSpec
+from mil.recipe import TrainSpec
+from mil.settings import ModelSpec
 from mil.task import Task
 
 Step = Callable[[], None]
@@ -103,15 +104,14 @@ def mil_step(name: str, args: argparse.Namespace, tiles: Tensor, pooling: str, s
         Task(("0", "1")),
         {"instances": args.instances},
     )
-    prepare(model, spec)
+    prepare(model, spec, tiles.device)
     model.to(tiles.device).train()
     mask = torch.ones(args.bags, args.instances, dtype=torch.bool)
     target = torch.zeros(args.bags, dtype=torch.long, device=tiles.device)
 
     def step() -> None:
         model.zero_grad()
-        with torch.autocast(tiles.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            loss = nn.functional.cross_entropy(model(tiles, mask).logits_BK, target)
+        loss = nn.functional.cross_entropy(model(tiles, mask).logits_BK, target)
         torch.autograd.backward(loss)
 
     return step

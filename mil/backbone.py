@@ -1,4 +1,4 @@
-"""Any timm image model as a source of feature maps. Only this module and `mil.weights` import timm."""
+"""Any timm image model as a source of feature maps. As models, timm is imported here and in `mil.weights` alone."""
 
 import difflib
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from mil.alexnet import CONFIG, AlexNet
 from mil.depth import maps_behind_pools, parameter_depths, parameter_stages, stage_ends
 from mil.errors import ModelError
 from mil.layout import as_maps, is_channels_last
+from mil.luminosity import standard_luminosity
 
 COLOURS = {"rgb": slice(0, 3), "r": slice(0, 1), "g": slice(1, 2), "b": slice(2, 3)}
 default_cfgs = {"alexnet": CONFIG}  # where timm looks for it
@@ -36,18 +37,21 @@ class Backbone(nn.Module):
 
     What takes no part in the maps is taken out of the model (pooling, norms and convolutions of the head), or, where
     it can't be, never learns. `channels` is the depth of the maps. Pictures are scaled to the mean and deviation the
-    model was trained with. Raises ModelError for a model that timm does not know, that does not take pictures of `px`,
-    or whose weights can't be fetched.
+    model was trained with; with `luminosity` their brightness is made alike before (see mil.luminosity). Raises
+    ModelError for a model that timm does not know, that does not take pictures of `px`, or whose weights can't be
+    fetched.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, px: int, colours: str = "rgb", pretrained: bool = False) -> None:
+    def __init__(
+        self, name: str, px: int, colours: str = "rgb", pretrained: bool = False, luminosity: bool = False
+    ) -> None:
         super().__init__()
         if colours not in COLOURS:
             raise ModelError(f"colours are one of {', '.join(COLOURS)}, not {colours!r}")
-        self.planes = COLOURS[colours]
+        self.planes, self.luminosity = COLOURS[colours], luminosity
         self.net: Any = _create(name, px, self.planes, pretrained)  # timm's models share attributes that no type tells
         for statistic in ("mean", "std"):
             values = torch.tensor(self.net.pretrained_cfg[statistic]).expand(3)[self.planes]
@@ -66,6 +70,8 @@ class Backbone(nn.Module):
 
     def scaled(self, images_MCHW: Tensor) -> Tensor:
         """What the model is given: the asked planes, by mean and deviation, float (M, 3 or 1, px, px)."""
+        if self.luminosity:
+            images_MCHW = standard_luminosity(images_MCHW)
         return (images_MCHW[:, self.planes] - self.mean) / self.std
 
     def freeze(self, stages: int | None) -> None:

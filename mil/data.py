@@ -1,37 +1,29 @@
-"""Bags as tensors: dataset, collation, augmentation on whole batches.
+"""Bags as a training reads them: who reads a bag, in what form it comes, and what is known of it besides.
 
-The instances of a batch are stacked: no padding is ever read, moved or computed. A mask says whose they are.
+`mil.feed` makes batches of them: the instances of all bags stacked, so that no padding is read, moved or computed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
-from tiling.bag import Bag, BagRef, read_bag
+from tiling.bag import Bag, BagRef, read_bag, small_serves
 from tiling.features import read_features
 
-Reader = Callable[[BagRef | Path], Tensor]
-
-
-class Item(NamedTuple):
-    """One bag: its instances (N, …), what is true of it, its metadata (F,), and its place in the dataset."""
-
-    instances_N: Tensor
-    target: Tensor
-    metadata_F: Tensor
-    place: int
+JPEG = "jpeg"
 
 
 class Batch(NamedTuple):
     """The instances of all bags, stacked; bool (B, N) with True = real; int64 (B,) or float (B, K); (B, F); int64 (B,).
 
     Instances are uint8 tiles (M, 3, px, px) or float32 features (M, C), where M is the number of True in the mask, in
-    its order.
+    its order. Instances, targets and metadata are on the device that is trained on, the mask and the places of the
+    bags in their dataset (`index_B`) on the CPU.
     """
 
     instances_M: Tensor
@@ -39,6 +31,33 @@ class Batch(NamedTuple):
     target_B: Tensor
     metadata_BF: Tensor
     index_B: Tensor
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Tiles that lie in a file as they are: uint8 of the shape (N, 3, px, px), nothing before or behind them."""
+
+    path: Path
+    shape: tuple[int, int, int, int]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+@dataclass(frozen=True)
+class Jpegs:
+    """Tiles of the bag `name` still encoded, to be decoded where they are trained on, to a side of `px`."""
+
+    name: str
+    pictures: tuple[bytes, ...]
+    px: int
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+Instances = Tensor | Stored | Jpegs
+Reader = Callable[[BagRef | Path], Instances]
 
 
 class PixelReader:
@@ -52,6 +71,21 @@ class PixelReader:
         return bag_tensor(read_bag(bag, self.px), self.px)
 
 
+class JpegReader:
+    """Reads the tiles of a bag for a GPU that decodes them; those of another codec than JPEG it decodes itself."""
+
+    def __init__(self, px: int) -> None:
+        self.px = px
+
+    def __call__(self, bag: BagRef | Path) -> Jpegs | Tensor:
+        """The tiles, best first; raises BagError where the bag is damaged."""
+        read = read_bag(bag, self.px)
+        pictures = read.small if small_serves(read.header, self.px) else read.tiles
+        if read.header.codec != JPEG or pictures is None:
+            return bag_tensor(read, self.px)
+        return Jpegs(read.header.slide_id, pictures, self.px)
+
+
 def read_feature_tensor(bag: BagRef | Path) -> Tensor:
     """The features of a bag, float32 (N, C); raises BagError where it is damaged."""
     return torch.from_numpy(read_features(BagRef(bag) if isinstance(bag, Path) else bag).features_NC)
@@ -60,7 +94,7 @@ def read_feature_tensor(bag: BagRef | Path) -> Tensor:
 class Kept:
     """Reads a bag once and keeps it."""
 
-    def __init__(self, read: Reader) -> None:
+    def __init__(self, read: Callable[[BagRef | Path], Tensor]) -> None:
         self.read = read
         self.bags: dict[BagRef | Path, Tensor] = {}
 
@@ -71,8 +105,8 @@ class Kept:
         return self.bags[bag]
 
 
-class BagDataset(Dataset[Item]):
-    """Bags as tensors, read when asked for; `metadata` float32 (bags, F)."""
+class BagDataset:
+    """Bags, the reader that reads them, and what is true of each: targets, and `metadata` float32 (bags, F)."""
 
     def __init__(
         self, bags: Sequence[BagRef | Path], targets: np.ndarray, read: Reader, metadata: np.ndarray | None = None
@@ -84,71 +118,21 @@ class BagDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.bags)
 
-    def __getitem__(self, index: int) -> Item:
-        return Item(self.read(self.bags[index]), self.targets[index], self.metadata[index], index)
+    def batch(self, places: Sequence[int] | np.ndarray, lengths: Sequence[int], instances_M: Tensor) -> Batch:
+        """The batch of the bags at `places`, given their instances, and how many each has."""
+        index_B, lengths_B = torch.tensor(places, dtype=torch.int64), torch.tensor(lengths)
+        return Batch(
+            instances_M,
+            torch.arange(max(lengths)) < lengths_B[:, None],
+            self.targets[index_B],
+            self.metadata[index_B],
+            index_B,
+        )
 
 
 def bag_tensor(bag: Bag, px: int) -> Tensor:
-    """The tiles of a bag, best first, as uint8 (N, 3, px, px)."""
-    tiles = np.stack([bag.tile(index, px) for index in range(len(bag))])
-    return torch.from_numpy(tiles).permute(0, 3, 1, 2).contiguous()
-
-
-def collate(items: Sequence[Item]) -> Batch:
-    """One batch of bags of any lengths."""
-    lengths = torch.tensor([len(item.instances_N) for item in items])
-    return Batch(
-        torch.cat([item.instances_N for item in items]),
-        torch.arange(int(lengths.max())) < lengths[:, None],
-        torch.stack([item.target for item in items]),
-        torch.stack([item.metadata_F for item in items]),
-        torch.tensor([item.place for item in items]),
-    )
-
-
-def loader(
-    dataset: BagDataset, batch_size: int, workers: int, shuffle: bool = False, seed: int = 0
-) -> DataLoader[Batch]:
-    """Batches of bags; the same seed gives the same order.
-
-    A bag that would be left over alone goes into the batch before: batch norm cannot learn from one.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]  # collate turns items into batches
-        batch_sampler=_Batches(order, batch_size),
-        num_workers=workers,
-        collate_fn=collate,
-        generator=generator,
-        persistent_workers=workers > 0,
-    )
-
-
-class _Batches(Sampler[list[int]]):
-    """Places in the dataset, some at a time, and never one alone where a batch is of more."""
-
-    def __init__(self, order: Sampler[int], size: int) -> None:
-        self.order, self.size = order, size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        places = list(self.order)
-        for batch in range(len(self)):
-            last = batch == len(self) - 1
-            yield places[batch * self.size : None if last else (batch + 1) * self.size]
-
-    def __len__(self) -> int:
-        count = len(self.order)  # type: ignore[arg-type]  # ours have a length
-        full, left = divmod(count, self.size)
-        return full + (left > 1 or (left == 1 and not full))
-
-
-def random_symmetry(tiles_MCHW: Tensor) -> Tensor:
-    """Each tile turned by one of the eight symmetries of the square, drawn for it alone; tiles must be square."""
-    symmetry = torch.randint(8, (len(tiles_MCHW),), device="cpu").to(tiles_MCHW.device)
-    out = torch.empty_like(tiles_MCHW)
-    for turn in range(8):
-        chosen = symmetry == turn
-        turned = torch.rot90(tiles_MCHW[chosen], turn % 4, (2, 3))
-        out[chosen] = turned.flip(3) if turn >= 4 else turned
-    return out
+    """The tiles of a bag, best first, as uint8 (N, 3, px, px); raises BagError where one cannot be decoded."""
+    tiles = np.empty((len(bag), 3, px, px), np.uint8)
+    for index, tile in enumerate(tiles):
+        tile[...] = bag.tile(index, px).transpose(2, 0, 1)
+    return torch.from_numpy(tiles)

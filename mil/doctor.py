@@ -160,7 +160,7 @@ def _twice(cohort: Cohort, pair: Shared) -> str:
 def _model(
     report: Report, cohort: Cohort, splits: Sequence[Split], recipe: Recipe, device: torch.device, processes: int
 ) -> None:
-    tried = report.attempt(lambda: try_model(cohort, recipe, device))
+    tried = report.attempt(lambda: try_model(cohort, recipe, device, processes))
     if tried is None:
         return
     net, weights = tried

@@ -19,3 +19,15 @@ class ModelError(MilError, ValueError):
 
 class RunError(MilError, OSError):
     """A run folder that cannot be written or read."""
+
+
+class Stopped(Exception):
+    """A training that was asked to stop and has saved where it stands; nothing is wrong."""
+
+
+class LaunchError(MilError, RuntimeError):
+    """Processes that do not meet, or lose each other."""
+
+
+class CacheError(MilError, OSError):
+    """A cache of tiles that cannot be made or read."""

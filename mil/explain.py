@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
-from mil.plots import save
+from mil.panels import save
 from tiling.bag import Bag
 
 COLOURS = "viridis"  # even steps for the eye, and for every kind of colour vision
@@ -54,10 +54,11 @@ def _draw_overview(axis: Axes, bag: Bag, shades: Any) -> None:
     side = bag.header.side0_px / scale
     inset = 0.03 * side  # so that neighbours do not cover each other's outline
     for x0, y0, shade in zip(bag.x0, bag.y0, shades, strict=True):
-        corner = x0 / scale + inset, y0 / scale + inset
-        axis.add_patch(
-            Rectangle(corner, side - 2 * inset, side - 2 * inset, fill=False, linewidth=2.5, edgecolor=shade)
-        )
+        # The part of a tile that is slide: an outline beyond the picture would not be seen.
+        x, y = x0 / scale, y0 / scale
+        left, top = max(x, 0) + inset, max(y, 0) + inset
+        width, height = min(x + side, picture.shape[1]) - inset - left, min(y + side, picture.shape[0]) - inset - top
+        axis.add_patch(Rectangle((left, top), width, height, fill=False, linewidth=2.5, edgecolor=shade))
     if bag.header.mpp is not None:
         _draw_scale_bar(axis, picture.shape, bag.header.mpp * scale)
 

@@ -1,7 +1,12 @@
 """What a training notes of each epoch: the rows of log.csv."""
 
+import csv
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+from mil.errors import RunError
 
 
 class EpochLog(NamedTuple):
@@ -15,7 +20,26 @@ class EpochLog(NamedTuple):
     lr: float
     best: bool
 
+    def __str__(self) -> str:
+        valid = "" if math.isnan(self.valid_loss) else f", valid={self.valid_loss:.3f}, AUC={self.valid_auc:.3f}"
+        return f"epoch {self.epoch}: train={self.train_loss:.3f}{valid}"
+
 
 def kept(log: Sequence[EpochLog]) -> EpochLog:
     """The epoch of a fold whose weights were kept."""
     return [epoch for epoch in log if epoch.best][-1]
+
+
+def read_log(path: Path) -> list[EpochLog]:
+    """The rows of a log.csv; raises RunError where it is missing or damaged."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                EpochLog(
+                    int(row["fold"]), int(row["epoch"]), float(row["train_loss"]), float(row["valid_loss"]),
+                    float(row["valid_auc"]), float(row["lr"]), row["best"] == "True",
+                )
+                for row in csv.DictReader(file)
+            ]  # fmt: skip
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{str(path)!r} cannot be read ({error}); train again") from error

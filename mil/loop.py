@@ -1,39 +1,47 @@
-"""Training one fold: one loop for every model.
+"""Training one fold: one loop for every model, that can be interrupted at any step and goes on as if it had not been.
 
 The fold that is reported never chooses anything: stopping and the choice of the epoch use a part of the training
 folds that is set aside for them, again by patient.
+
+Chance is drawn anew for each step from seed, fold, epoch, step and process. Where a training stands is thus all that
+has to be known to go on with the same numbers.
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
+from mil.augment import Augment
+from mil.averaging import Averaging, standing_in
 from mil.cohort import Cohort
-from mil.data import BagDataset, Batch, Kept, PixelReader, Reader, loader, random_symmetry, read_feature_tensor
-from mil.errors import ModelError
+from mil.data import BagDataset, Batch, Reader
+from mil.errors import ModelError, Stopped
+from mil.feed import feed
 from mil.folds import Split
 from mil.log import EpochLog, kept
-from mil.losses import log_loss, probabilities, task_loss
+from mil.losses import TaskLoss, log_loss, probabilities, sampling_weights
+from mil.memory import out_of_memory_sentence
 from mil.metadata import MetadataCoder, fit_metadata
 from mil.metrics import auc
-from mil.model import Features, MILNet, build_model, start_from_weights
-from mil.optim import cosine, make_optimizer, prepare
-from mil.predict import pick_device, predict_loader
-from mil.settings import ModelSpec, TableSpec, TrainSpec
-from tiling.features import FEATURES
+from mil.model import MILNet, build_model, standardize, start_from_weights
+from mil.optim import make_optimizer, prepare
+from mil.order import Batches
+from mil.predict import predict_batches
+from mil.processes import Processes
+from mil.recipe import Recipe
+from mil.schedule import Schedule
+from mil.snapshot import load_state, save_state
 from tiling.progress import progress
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Augment = Callable[[Tensor], Tensor]
-KEPT_BYTES = 2**30  # features of a cohort up to this size stay in memory; each loader worker has its own
+CHECKPOINT = "checkpoint.safetensors"
 
 
 class FoldResult(NamedTuple):
@@ -45,128 +53,234 @@ class FoldResult(NamedTuple):
     log: list[EpochLog]
 
 
-def train_fold(cohort: Cohort, split: Split, model_spec: ModelSpec, spec: TrainSpec, table: TableSpec) -> FoldResult:
+def train_fold(
+    cohort: Cohort, split: Split, recipe: Recipe, read: Reader, processes: Processes, folder: Path | None = None,
+    stop: Callable[[], bool] = lambda: False, watch: Callable[[Sequence[EpochLog]], None] = lambda _: None,
+) -> FoldResult:  # fmt: skip
     """Train on the training part of a split, keep the epoch that is best on its validation part, predict its test part.
 
-    Without a validation part the last epoch is kept. Raises ModelError where the loss is no longer a number.
+    Without a validation part the last epoch is kept. `read` gives the instances of a bag. With a `folder` there is a
+    checkpoint in it after each epoch and every few minutes, and a training of which there is one goes on from it.
+    `watch` is given the log after each epoch. Once `stop` says so, the checkpoint is saved and Stopped raised. Raises
+    ModelError where the loss is no longer a number or memory does not suffice.
     """
-    # One process, also in a job of Slurm or beside its srun, which Fabric would otherwise ask for.
-    fabric = Fabric(accelerator=pick_device(spec.device).type, devices=1, plugins=LightningEnvironment())
-    torch.manual_seed(spec.seed + split.fold)
-    task = cohort.labels.task
-    metadata = fit_metadata(cohort.labels.table.iloc[split.train], table.categorical, table.numeric)
-    loaders = _loaders(cohort, split, metadata, model_spec.train_px, spec)
-    net = build_model(model_spec, task, cohort.bag_spec, metadata)
-    start_from_weights(net, model_spec)
-    if model_spec.standardize:
-        _standardize(net, loaders.train.dataset)
-    prepare(net, spec)
-    model, optimizer = fabric.setup(net, make_optimizer(net, spec))
-    schedule = cosine(optimizer, spec.epochs * len(loaders.train), spec.lr_end / spec.lr)
-    valid_targets = cohort.labels.targets[split.valid]
-    augment = random_symmetry if spec.augment and FEATURES not in cohort.bag_spec else None
-    log: list[EpochLog] = []
-    best_weights: dict[str, Tensor] = {}
-    with progress(spec.epochs, "epoch", f"fold {split.fold}") as bar:
-        for epoch in range(spec.epochs):
-            lr = spec.lr * schedule.lr_lambdas[0](schedule.last_epoch)
-            loss = _train_epoch(fabric, model, optimizer, schedule, loaders.train, partial(task_loss, task), augment)
-            valid_loss = valid_auc = math.nan
-            if loaders.valid is not None:
-                logits = predict_loader(model, loaders.valid, fabric.device)
-                valid_loss = log_loss(task, logits, torch.from_numpy(valid_targets))
-                valid_auc = auc(probabilities(task, logits).numpy(), valid_targets)
-            if not math.isfinite(loss) or not (loaders.valid is None or math.isfinite(valid_loss)):
-                raise ModelError(
-                    f"the loss of fold {split.fold} became {loss} (validation {valid_loss}) in epoch {epoch}; "
-                    "lower --lr"
-                )
-            # Without validation each epoch takes the place of the one before.
-            best = loaders.valid is None or valid_loss < min((row.valid_loss for row in log), default=math.inf)
-            log.append(EpochLog(split.fold, epoch, loss, valid_loss, valid_auc, lr, best))
-            if best and loaders.valid is not None:
-                best_weights = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
-            valid = "" if loaders.valid is None else f", valid={valid_loss:.3f}"
-            bar.set_postfix_str(f"train={loss:.3f}{valid}", refresh=False)
-            bar.update()
-            if epoch - kept(log).epoch >= spec.patience:
-                break
-    if best_weights:
-        net.load_state_dict(best_weights)
-    chances = probabilities(task, predict_loader(model, loaders.test, fabric.device)).numpy()
-    return FoldResult(net, metadata, chances, log)
+    fold = FoldTraining(cohort, split, recipe, read, processes)
+    checkpoint = folder / CHECKPOINT if folder else None
+    if checkpoint is not None and checkpoint.exists():
+        fold.restore(load_state(checkpoint))
+    saved_at = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved_at
+        if checkpoint is not None and processes.is_first:
+            save_state(checkpoint, fold.state())
+        saved_at = time.monotonic()
+
+    def after_step() -> None:
+        if processes.any_(stop()):
+            save()
+            raise Stopped(f"fold {split.fold} was asked to stop in epoch {fold.epoch}")
+        if time.monotonic() - saved_at >= 60 * recipe.train.checkpoint_minutes:
+            save()
+
+    steps, done = recipe.train.epochs * fold.steps_of_epoch, fold.epoch * fold.steps_of_epoch + fold.step
+    with progress(steps, "step", f"fold {split.name}", done) as bar:
+        while not fold.finished:
+            for _ in fold.steps():
+                bar.update()
+                after_step()
+            fold.end_epoch()
+            bar.set_postfix_str(str(fold.log[-1]), refresh=False)
+            watch(fold.log)
+            save()
+    return fold.result()
 
 
-class _Loaders(NamedTuple):
-    train: DataLoader[Batch]
-    valid: DataLoader[Batch] | None
-    test: DataLoader[Batch]
+class FoldTraining:
+    """A fold in training: all that changes while it learns, which is what a checkpoint holds."""
 
+    def __init__(self, cohort: Cohort, split: Split, recipe: Recipe, read: Reader, processes: Processes) -> None:
+        self.cohort, self.split, self.recipe, self.read, self.processes = cohort, split, recipe, read, processes
+        labels, spec, optim = cohort.labels, recipe.train, recipe.optim
+        train = labels.at(split.train)
+        self.metadata = fit_metadata(train.table, recipe.table.categorical, recipe.table.numeric)
+        self.data = self._dataset(split.train)
+        torch.manual_seed(spec.seed + split.fold)
+        self.net = build_model(recipe.model, labels.task, cohort.bag_spec, self.metadata)
+        start_from_weights(self.net, recipe.model)
+        if recipe.model.standardize:
+            standardize(self.net, map(read, self.data.bags))
+        prepare(self.net, spec, processes.device, processes.world)
+        self.net.to(processes.device)
+        self.learning = [weight for weight in self.net.parameters() if weight.requires_grad]
+        self.loss = TaskLoss(labels.task, recipe.loss, train)
+        drawn = sampling_weights(train) if recipe.loss.balance == "sampling" else None
+        seed = spec.seed + split.fold
+        self.batches = Batches(len(train), spec.batch_size, seed, shuffle=True, weights=drawn, world=processes.world)
+        self.optimizer = make_optimizer(self.net, optim)
+        self.schedule = Schedule(self.optimizer, optim, self.steps_of_epoch, spec.epochs)
+        self.averaging = Averaging(optim.ema, optim.average_last)
+        self.scaler = torch.amp.GradScaler(enabled=self.net.half_precision is torch.float16)
+        self.augment = Augment(recipe.augment)
+        self.epoch = self.step = 0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=processes.device)
+        self.log: list[EpochLog] = []
+        self.best: dict[str, Tensor] = {}
 
-def _loaders(cohort: Cohort, split: Split, metadata: MetadataCoder, px: int, spec: TrainSpec) -> _Loaders:
-    targets, columns = cohort.labels.targets, metadata.encode(cohort.labels.table)
-    read: Reader = PixelReader(px)
-    if channels := cohort.bag_spec.get(FEATURES):
-        small = 4 * channels * sum(cohort.sizes) <= KEPT_BYTES
-        read = Kept(read_feature_tensor) if small else read_feature_tensor
+    @property
+    def steps_of_epoch(self) -> int:
+        """Steps of the optimiser in each epoch."""
+        return -(-len(self.batches) // self.recipe.optim.accumulate)
 
-    def load(rows: np.ndarray, shuffle: bool = False) -> DataLoader[Batch]:
-        dataset = BagDataset([cohort.bags[row] for row in rows], targets[rows], read, columns[rows])
-        return loader(dataset, spec.batch_size, spec.loader_workers, shuffle, spec.seed + split.fold)
+    @property
+    def finished(self) -> bool:
+        """Whether there is no epoch left, or none was better for too long."""
+        spec = self.recipe.train
+        waited = self.log[-1].epoch - kept(self.log).epoch if self.log else 0
+        return self.epoch >= spec.epochs or waited >= spec.patience
 
-    valid = load(split.valid) if len(split.valid) else None
-    return _Loaders(load(split.train, shuffle=True), valid, load(split.test))
+    def state(self) -> dict[str, Any]:
+        """All of it, as `mil.snapshot` saves it."""
+        return {
+            "epoch": self.epoch, "step": self.step, "loss_sum": self.loss_sum, "log": [tuple(row) for row in self.log],
+            "model": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best,
+            "schedule": self.schedule.state_dict(), "averaging": self.averaging.state(),
+            "scaler": self.scaler.state_dict(),
+        }  # fmt: skip
 
+    def restore(self, state: dict[str, Any]) -> None:
+        """Stand where that state was saved."""
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.loss_sum.copy_(state["loss_sum"])
+        self.log, self.best = [EpochLog(*row) for row in state["log"]], state["best"]
+        self.net.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.schedule.at(max(0, self.epoch * self.steps_of_epoch + self.step - 1))
+        self.averaging.restore(state["averaging"], self.net)
+        self.scaler.load_state_dict(state["scaler"])
 
-def _explained(error: Exception) -> str | None:
-    """What a user can do about an error of a step, None for any other."""
-    if "more than 1 value per channel" in str(error):
-        return (
-            f"batch norm has nothing to take a mean of ({error}); raise --batch-size, or --instance-chunk if you gave "
-            "one, or --train-px, or tile with more --instances"
-        )
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        cause = " ".join(str(error).split())[:200]
-        return f"the backbone cannot be compiled here ({cause}); train without --compile"
-    return None
+    def steps(self) -> Iterator[None]:
+        """Does the steps that are left of the epoch, one at a time."""
+        self.net.train()
+        groups = self._groups()[self.step :]
+        own = [self.processes.share(places) for group in groups for places in group]
+        with closing(self._feed(self.data, own)) as batches:
+            for group in groups:
+                torch.manual_seed(self._chance())
+                self.schedule.at(self.epoch * self.steps_of_epoch + self.step)
+                weight = self._weight(group)
+                for _ in group:
+                    self._learn(next(batches), weight)
+                self._update()
+                self.step += 1
+                yield
 
+    def end_epoch(self) -> None:
+        """Validate, keep the weights if they are the best so far, and write the epoch into the log."""
+        self.processes.mean_(self.net.buffers())
+        self.averaging.epoch_ended(self.net)
+        weight = sum(map(self._weight, self._groups()))
+        loss = self.processes.sum_(self.loss_sum.clone()).item() / weight
+        weights, task = self.averaging.weights(self.net), self.cohort.labels.task
+        # Averages of statistics, which differ between processes until they are averaged here.
+        self.processes.mean_(weights[name] for name, _ in self.net.named_buffers() if name in weights)
+        valid_loss = valid_auc = math.nan
+        if len(self.split.valid):
+            logits, targets = self._predict(self.split.valid, weights), self.cohort.labels.targets[self.split.valid]
+            valid_loss = log_loss(task, logits, torch.from_numpy(targets))
+            valid_auc = auc(probabilities(task, logits).numpy(), targets)
+        if not math.isfinite(loss) or (len(self.split.valid) and not math.isfinite(valid_loss)):
+            raise ModelError(
+                f"the loss of fold {self.split.fold} became {loss} (validation {valid_loss}) in epoch {self.epoch}; "
+                "lower --lr"
+            )
+        row = EpochLog(self.split.fold, self.epoch, loss, valid_loss, valid_auc, self.schedule.lr, False)
+        row = row._replace(best=self._is_best(row))
+        if row.best and len(self.split.valid):
+            self.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
+        self.schedule.epoch_ended(self._figure(row))
+        self.log.append(row)
+        self.epoch, self.step = self.epoch + 1, 0
+        self.loss_sum.zero_()
 
-def _standardize(net: MILNet, bags: Any) -> None:
-    """Set mean and deviation of the network's input to those of all instances of some bags."""
-    inputs = net.encoder.backbone
-    assert isinstance(inputs, Features), "only features are standardised here"
-    count, total, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    for index in range(len(bags)):
-        features = bags[index].instances_N.double()
-        count, total, squares = count + len(features), total + features.sum(0), squares + features.square().sum(0)
-    mean = total / count
-    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-    inputs.mean.copy_(mean)
-    # A feature that is the same everywhere says nothing: it becomes 0, but for rounding.
-    inputs.deviation.copy_(torch.where(deviation > 1e-6 * mean.abs(), deviation, 1))
+    def result(self) -> FoldResult:
+        """The model that was kept, and what it says of the test part."""
+        weights = self.best or self.averaging.weights(self.net)
+        chances = probabilities(self.cohort.labels.task, self._predict(self.split.test, weights)).numpy()
+        self.net.load_state_dict(weights)
+        return FoldResult(self.net, self.metadata, chances, self.log)
 
-
-def _train_epoch(
-    fabric: Fabric, model: nn.Module, optimizer: Any, schedule: Any, batches: DataLoader[Batch], loss_of: Loss,
-    augment: Augment | None,
-) -> float:  # fmt: skip
-    """One pass over the training slides; gives the mean loss a slide."""
-    model.train()
-    total, slides = 0.0, 0
-    for batch in batches:
-        instances, target, metadata = (
-            part.to(fabric.device) for part in (batch.instances_M, batch.target_B, batch.metadata_BF)
-        )
+    def _learn(self, batch: Batch, weight: float) -> None:
+        """Add the gradient of a batch's part in a step whose terms weigh `weight`."""
         try:
-            logits = model(instances if augment is None else augment(instances), batch.mask_BN, metadata).logits_BK
+            instances, mask = self.augment(batch.instances_M, batch.mask_BN)
+            total = self.loss(self.net(instances, mask, batch.metadata_BF).logits_BK, batch.target_B)
+            torch.autograd.backward(self.scaler.scale(total / weight))
         except (ValueError, RuntimeError) as error:
-            if (sentence := _explained(error)) is None:
+            if (sentence := self._explained(error)) is None:
                 raise
             raise ModelError(sentence) from error
-        loss = loss_of(logits, target)
-        optimizer.zero_grad()
-        fabric.backward(loss)
-        optimizer.step()
-        schedule.step()
-        total, slides = total + loss.item() * len(target), slides + len(target)
-    return total / slides
+        self.loss_sum += total.detach()
+
+    def _update(self) -> None:
+        self.processes.sum_gradients(self.learning)
+        if self.recipe.optim.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.learning, self.recipe.optim.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.averaging.step(self.net)
+
+    def _groups(self) -> list[list[np.ndarray]]:
+        """The steps of the epoch, each some batches, each the places of its bags."""
+        plan, some = self.batches.plan(self.epoch), self.recipe.optim.accumulate
+        return [plan[start : start + some] for start in range(0, len(plan), some)]
+
+    def _feed(self, data: BagDataset, plan: Sequence[np.ndarray]) -> Generator[Batch, None, None]:
+        return feed(data, plan, self.processes.device, self.recipe.train.loader_workers)
+
+    def _weight(self, group: Sequence[np.ndarray]) -> float:
+        """What all terms of a step weigh together; 1 where nothing in it is known, and so nothing learned."""
+        return self.loss.weight(self.data.targets[np.concatenate(group)]) or 1.0
+
+    def _chance(self) -> int:
+        """A seed of this step's own."""
+        place = (self.recipe.train.seed, self.split.fold, self.epoch, self.step, self.processes.rank)
+        return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
+
+    def _figure(self, row: EpochLog) -> float:
+        """What is to be small."""
+        return -row.valid_auc if self.recipe.train.choose_by == "auc" else row.valid_loss
+
+    def _is_best(self, row: EpochLog) -> bool:
+        # Without validation each epoch takes the place of the one before.
+        return not len(self.split.valid) or self._figure(row) < min(map(self._figure, self.log), default=math.inf)
+
+    def _predict(self, rows: np.ndarray, weights: Mapping[str, Tensor]) -> Tensor:
+        """Logits (rows, K) with these weights, on every process."""
+        spec, data = self.recipe.train, self._dataset(rows)
+        own = self.processes.share(np.arange(len(rows)))
+        plan = [own[start : start + spec.batch_size] for start in range(0, len(own), spec.batch_size)]
+        with standing_in(self.net, weights), closing(self._feed(data, plan)) as batches:
+            logits, places = predict_batches(self.net, batches)
+        return self.processes.gather_rows(logits, places, len(rows))
+
+    def _dataset(self, rows: np.ndarray) -> BagDataset:
+        labels = self.cohort.labels
+        columns = self.metadata.encode(labels.table.iloc[rows])
+        return BagDataset([self.cohort.bags[row] for row in rows], labels.targets[rows], self.read, columns)
+
+    def _explained(self, error: Exception) -> str | None:
+        """What a user can do about an error of a step, None for any other."""
+        if "more than 1 value per channel" in str(error):
+            return (
+                f"batch norm has nothing to take a mean of ({error}); raise --batch-size, or --instance-chunk if you "
+                "gave one, or --train-px, or tile with more --instances"
+            )
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            cause = " ".join(str(error).split())[:200]
+            return f"the backbone cannot be compiled here ({cause}); train without --compile"
+        processes = self.processes
+        return out_of_memory_sentence(error, self.cohort, self.recipe, processes.device, processes.world)

@@ -1,46 +1,116 @@
 """From logits to a loss, and to probabilities, for each kind of task. Losses take logits."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mil.errors import SettingsError
+from mil.labels import Labels
+from mil.recipe import LossSpec
 from mil.task import ANY_OF, ONE_OF, ONE_VS_NORMAL, Task
 
 
-def task_loss(task: Task, logits_BK: Tensor, target: Tensor) -> Tensor:
-    """The mean loss of a batch, a scalar.
+class TaskLoss:
+    """The loss of a training, whose classes are weighed as its training slides (`training`, no others) say.
 
-    `target` is int64 (B,), the place of each slide's class; for `any of` it is float (B, K), 1 or 0, nan where a label
-    is unknown. Cross-entropy for `one of`; else binary cross-entropy, averaged over what is known.
+    A term of the loss is a slide (`one of`), a known label of a slide (`any of`), or a class against the normal one on
+    a slide that is either (`one vs normal`). Its loss is the cross-entropy, softmax or binary, with label smoothing as
+    of torch's CrossEntropyLoss (targets go towards 1/K, binary ones towards 1/2), or the focal loss (see `focal`).
+
+    `balance="weights"` gives each class the same share of the loss; for binary terms: each label, and its presence and
+    absence. Those of class k weigh T / (S n_k), where n_k of the T terms of the training slides are of it and S is the
+    number of classes (`any of`: twice that of labels, `one vs normal`: twice that of the other classes). The mean over
+    the training slides is then the mean over classes of the mean loss of each: the class-weighted log loss.
+
+    Targets are int64 (B,), the place of each slide's class; for `any of` float (B, K), 1 or 0, nan where a label is
+    unknown. Raises SettingsError for an alpha that does not fit the classes.
     """
-    if task.kind == ONE_OF:
-        return nn.functional.cross_entropy(logits_BK, target)
-    wanted_BK = target if task.kind == ANY_OF else _against_normal(task, target, logits_BK)
-    return _label_losses(logits_BK, wanted_BK).nansum() / (~wanted_BK.isnan()).sum().clamp(min=1)
+
+    def __init__(self, task: Task, spec: LossSpec, training: Labels) -> None:
+        self.task, self.smoothing = task, spec.label_smoothing
+        self.gamma = spec.focal_gamma if spec.loss == "focal" else None
+        factors = _alpha(task, spec.focal_alpha)
+        if spec.balance == "weights":
+            factors = factors * _balanced(task, torch.tensor(training.targets))
+        self._factors = factors
+
+    def weight(self, target: Tensor) -> float:
+        """How many terms a batch has.
+
+        Not the sum of their weights, whose mean over the training slides is 1: divided by that sum, the loss of a batch
+        with slides of one class alone would be what it is without weights.
+        """
+        return float(len(target) if self.task.kind == ONE_OF else (~_wanted(self.task, target).isnan()).sum())
+
+    def __call__(self, logits_BK: Tensor, target: Tensor) -> Tensor:
+        """The weighted sum of a batch's terms, a scalar; over `weight` it is the mean, of one batch or several."""
+        self._factors = self._factors.to(logits_BK)
+        if self.task.kind == ONE_OF:
+            return (self._of_classes(logits_BK, target) * self._factors[target]).sum()
+        wanted_BK = _wanted(self.task, target)
+        known_BK, present_BK = ~wanted_BK.isnan(), wanted_BK == 1
+        factors_BK = torch.where(present_BK, self._factors[1], self._factors[0]) * known_BK
+        return (self._of_labels(logits_BK, present_BK) * factors_BK).sum()
+
+    def _of_classes(self, logits_BK: Tensor, target_B: Tensor) -> Tensor:
+        if self.gamma is None:
+            return nn.functional.cross_entropy(logits_BK, target_B, reduction="none", label_smoothing=self.smoothing)
+        own_B1 = target_B[:, None]
+        others_B = logits_BK.scatter(1, own_B1, -torch.inf).logsumexp(dim=1)
+        return focal(logits_BK.gather(1, own_B1).squeeze(1) - others_B, self.gamma)
+
+    def _of_labels(self, logits_BK: Tensor, present_BK: Tensor) -> Tensor:
+        if self.gamma is None:
+            smoothed_BK = present_BK.to(logits_BK.dtype) * (1 - self.smoothing) + self.smoothing / 2
+            return nn.functional.binary_cross_entropy_with_logits(logits_BK, smoothed_BK, reduction="none")
+        return focal(torch.where(present_BK, logits_BK, -logits_BK), self.gamma)
+
+
+def focal(margins: Tensor, gamma: float) -> Tensor:
+    """-(1 - p)^gamma log p of each p = sigmoid(margin): the focal loss of Lin et al. 2017 (arXiv:1708.02002), eq. 4.
+
+    The margin is the logit of what is true, less the logsumexp of the logits of all else (the logit itself, or its
+    negative, where it is binary). Of it, unlike of p, loss and gradient are finite and keep their digits everywhere.
+    """
+    return -(gamma * nn.functional.logsigmoid(-margins)).exp() * nn.functional.logsigmoid(margins)
+
+
+def sampling_weights(labels: Labels) -> np.ndarray:
+    """How often each slide (slides,) is to be drawn where on average one is drawn once, so that classes count alike.
+
+    All slides of a class are drawn as often as those of any other. With several labels a slide has the mean, over its
+    known labels, of what each alone would give it: 1 / (2 its share). All presences and absences cannot be had alike
+    at once, nor is it wanted that a rare set of labels is drawn as often as all other slides together.
+    """
+    targets = labels.targets
+    if labels.task.kind != ANY_OF:
+        return _evenly(targets)
+    each = np.full(targets.shape, np.nan)
+    for weights, column in zip(each.T, targets.T, strict=True):
+        known = ~np.isnan(column)
+        weights[known] = _evenly(column[known])
+    mean = np.nanmean(each, axis=1)
+    return mean / mean.mean()
 
 
 def probabilities(task: Task, logits_BK: Tensor) -> Tensor:
     """Probabilities (B, classes) in float64, so that those of a confident model do not round to 0 and 1."""
     if task.kind == ANY_OF:
         return logits_BK.double().sigmoid()
-    return _of_classes(task, logits_BK).softmax(dim=1)
+    return _with_normal(task, logits_BK).softmax(dim=1)
 
 
 def log_loss(task: Task, logits_BK: Tensor, target: Tensor) -> float:
     """The log loss of `mil.metrics`, from logits: finite also where a probability rounds to 1 in float64."""
     if task.kind != ANY_OF:
-        return nn.functional.cross_entropy(_of_classes(task, logits_BK), target).item()
-    return _label_losses(logits_BK.double(), target).nanmean(dim=0).mean().item()
-
-
-def _label_losses(logits_BK: Tensor, target_BK: Tensor) -> Tensor:
-    """The binary cross-entropy of each label, nan where it is unknown."""
-    losses = nn.functional.binary_cross_entropy_with_logits(
-        logits_BK, target_BK.nan_to_num().to(logits_BK.dtype), reduction="none"
+        return nn.functional.cross_entropy(_with_normal(task, logits_BK), target).item()
+    losses_BK = nn.functional.binary_cross_entropy_with_logits(
+        logits_BK.double(), target.nan_to_num().double(), reduction="none"
     )
-    return losses.masked_fill(target_BK.isnan(), torch.nan)
+    return losses_BK.masked_fill(target.isnan(), torch.nan).nanmean(dim=0).mean().item()
 
 
-def _of_classes(task: Task, logits_BK: Tensor) -> Tensor:
+def _with_normal(task: Task, logits_BK: Tensor) -> Tensor:
     """Logits (B, classes) in float64, of which a softmax gives the probabilities."""
     logits_BK = logits_BK.double()
     if task.kind != ONE_VS_NORMAL:
@@ -49,10 +119,60 @@ def _of_classes(task: Task, logits_BK: Tensor) -> Tensor:
     return torch.cat([logits_BK[:, :at], torch.zeros_like(logits_BK[:, :1]), logits_BK[:, at:]], dim=1)
 
 
-def _against_normal(task: Task, target_B: Tensor, logits_BK: Tensor) -> Tensor:
-    """Targets (B, K - 1): a normal slide is none of the other classes; of another slide only its own class is known."""
-    is_class = nn.functional.one_hot(target_B, len(task.classes)).bool()
+def _wanted(task: Task, target: Tensor) -> Tensor:
+    """What each logit should say, (B, logits): 1, 0, or nan where it is not asked.
+
+    Against the normal class, a normal slide is none of the other classes; of another slide only its own is known.
+    """
+    if task.kind == ANY_OF:
+        return target
+    is_class = nn.functional.one_hot(target, len(task.classes)).bool()
     normal_B1 = is_class[:, task.normal_index, None]
-    others = [k for k in range(len(task.classes)) if k != task.normal_index]
-    wanted = torch.full_like(logits_BK, torch.nan).masked_fill(is_class[:, others], 1)
-    return wanted.masked_fill(normal_B1, 0)
+    wanted = torch.full((len(target), task.logits), torch.nan, device=target.device)
+    return wanted.masked_fill(is_class[:, _others(task)], 1).masked_fill(normal_B1, 0)
+
+
+def _evenly(targets: np.ndarray) -> np.ndarray:
+    """A weight for each of some targets, on average 1, with which all values there are add up to the same."""
+    values, places, counts = np.unique(targets, return_inverse=True, return_counts=True)
+    return len(targets) / (len(values) * counts[places])
+
+
+def _balanced(task: Task, targets: Tensor) -> Tensor:
+    """Factors (K,) of classes, or (2, logits) of what is absent and present, see TaskLoss; 1 where there is none."""
+    if task.kind == ONE_OF:
+        counts = targets.bincount(minlength=len(task.classes))
+    else:
+        wanted = _wanted(task, targets)
+        counts = torch.stack([(wanted == 0).sum(dim=0), (wanted == 1).sum(dim=0)])
+    there = counts > 0
+    return torch.where(there, counts.sum() / (there.sum() * counts.clamp(min=1)), 1.0)
+
+
+def _alpha(task: Task, alpha: tuple[float, ...]) -> Tensor:
+    """Factors as of `_balanced`, for what --focal-alpha says; one number is for the second class or what is present."""
+    if not alpha:
+        return torch.ones(len(task.classes) if task.kind == ONE_OF else (2, task.logits))
+    if len(alpha) == 1 and (len(task.classes) == 2 or task.kind != ONE_OF):
+        pair = torch.tensor([1 - alpha[0], alpha[0]])
+        return pair if task.kind == ONE_OF else pair[:, None].expand(2, task.logits)
+    if len(alpha) != len(task.classes):
+        raise SettingsError(
+            f"--focal-alpha has {len(alpha)} weights and there are {len(task.classes)} classes "
+            f"({', '.join(task.classes)}); give one for each"
+        )
+    each = torch.tensor(alpha)
+    if task.kind == ONE_OF:
+        return each
+    if task.kind == ONE_VS_NORMAL:
+        return torch.stack([each[task.normal_index].expand(task.logits), each[_others(task)]])
+    if each.max() > 1:
+        raise SettingsError(
+            f"--focal-alpha weighs the presence of a label, and 1 less it its absence: give numbers up to 1, "
+            f"not {max(alpha)}"
+        )
+    return torch.stack([1 - each, each])
+
+
+def _others(task: Task) -> list[int]:
+    return [k for k in range(len(task.classes)) if k != task.normal_index]

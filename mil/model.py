@@ -1,6 +1,6 @@
 """MILNet: a network on all instances of a batch at once, pooled to one vector a bag, and one head."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from mil.guided import GuidedBackbone
 from mil.head import Head, initialise, silence
 from mil.metadata import MetadataCoder
 from mil.pooling import POOLINGS, Pooling, PoolingOptions, Positions
-from mil.settings import DEFAULT_BACKBONE, ModelSpec, TrainSpec
+from mil.settings import DEFAULT_BACKBONE, ModelSpec
 from mil.task import Task
 from mil.weights import WeightsReport, load_weights
 from tiling.features import FEATURES
@@ -92,8 +92,8 @@ class MILNet(nn.Module):
 
     A pooling over positions that commutes with that over instances is done first, so that maps need not be kept.
     With `instance_chunk` set, that many instances go through the encoder at a time (see mil.chunks). With
-    `half_precision` backbone and embedding are computed in bfloat16; pooling and head are not, for sums over many
-    instances, exponentials and probabilities want all digits.
+    `half_precision` (bfloat16 or float16) backbone and embedding are computed in it; pooling and head are not, for sums
+    over many instances, exponentials and probabilities want all digits.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class MILNet(nn.Module):
         self.positions = nn.Identity() if first else positions
         self.head = head
         self.instance_chunk: int | None = None
-        self.half_precision = False
+        self.half_precision: torch.dtype | None = None
 
     def forward(self, instances_M: Tensor, mask_BN: Tensor, metadata_BF: Tensor | None = None) -> MILOutput:
         """Logits and attention of bags.
@@ -115,7 +115,7 @@ class MILNet(nn.Module):
         says whose they are: its True stand for them, in order. It may stay on the CPU: then nothing waits for a GPU.
         `metadata_BF` float32 is for a head with metadata.
         """
-        with torch.autocast(instances_M.device.type, torch.bfloat16, enabled=self.half_precision):
+        with torch.autocast(instances_M.device.type, self.half_precision, enabled=self.half_precision is not None):
             maps_MCHW = self._encode(instances_M)
         pooled = self.pooling(unstack(maps_MCHW, mask_BN), mask_BN.to(maps_MCHW.device))
         logits_BK = self.head(self.positions(pooled.maps_BCHW).flatten(1), metadata_BF)
@@ -168,6 +168,21 @@ def start_from_weights(model: MILNet, spec: ModelSpec) -> WeightsReport | None:
     return load_weights(backbone, Path(spec.weights))
 
 
+def standardize(model: MILNet, bags: Iterable[Any]) -> None:
+    """Set mean and deviation of the network's input to those of all instances of some bags of features (N, C)."""
+    inputs = model.encoder.backbone
+    assert isinstance(inputs, Features), "only features are standardised here"
+    count, total, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for bag in bags:
+        features = bag.double()
+        count, total, squares = count + len(features), total + features.sum(0), squares + features.square().sum(0)
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+    inputs.mean.copy_(mean)
+    # A feature that is the same everywhere says nothing: it becomes 0, but for rounding.
+    inputs.deviation.copy_(torch.where(deviation > 1e-6 * mean.abs(), deviation, 1))
+
+
 def bare(backbone: AnyBackbone) -> Backbone | None:
     """The backbone itself, without guided attention; None for features."""
     if isinstance(backbone, Features):
@@ -175,22 +190,26 @@ def bare(backbone: AnyBackbone) -> Backbone | None:
     return backbone.backbone if isinstance(backbone, GuidedBackbone) else backbone
 
 
-def refuse_changed(spec: ModelSpec | TrainSpec, names: Sequence[str]) -> None:
+def refuse_changed(spec: Any, names: Sequence[str]) -> None:
     """Raise ModelError for a setting of these that has another value than its default: features have no use for it."""
     default = type(spec)()
     for name in names:
         if getattr(spec, name) != getattr(default, name):
-            flag = "--" + name.replace("_", "-")
+            flag = ("--no-" if getattr(default, name) is True else "--") + name.replace("_", "-")
             raise ModelError(f"{flag} is for bags of tiles, and these hold features; leave it out")
 
 
 def _backbone(spec: ModelSpec) -> Backbone | GuidedBackbone:
     if spec.standardize:
         raise ModelError("--standardize is for bags of features; pixels are scaled as the backbone wants them")
-    backbone = Backbone(spec.backbone or DEFAULT_BACKBONE, spec.train_px, spec.channels, spec.pretrained)
+    backbone = Backbone(
+        spec.backbone or DEFAULT_BACKBONE, spec.train_px, spec.channels, spec.pretrained, spec.luminosity
+    )
     return backbone if spec.guided is None else GuidedBackbone(backbone, spec.guided)
 
 
 def _features(spec: ModelSpec, channels: int) -> Features:
-    refuse_changed(spec, ("backbone", "pretrained", "weights", "channels", "train_px", "guided", "positions"))
+    refuse_changed(
+        spec, ("backbone", "pretrained", "weights", "channels", "train_px", "luminosity", "guided", "positions")
+    )
     return Features(channels)

@@ -1,56 +1,138 @@
-"""What learns, how fast: groups of parameters, the optimiser, the schedule."""
+"""What learns, and by which optimiser: groups of parameters, each with its learning rate and weight decay."""
 
-import math
+import difflib
+from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers, param_groups_weight_decay
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
+from mil.errors import ModelError, SettingsError
 from mil.guided import GuidedBackbone
 from mil.model import Features, MILNet, bare, refuse_changed
-from mil.settings import TrainSpec
+from mil.recipe import OptimSpec, TrainSpec
 
-_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+FUSED = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)  # these have one kernel for all of a step, on any device
+_CANNOT_BE_USED = {
+    "Adahessian": "it needs second derivatives",
+    "Kron": "it draws numbers that a checkpoint does not hold",
+    "AdafactorBigVision": "a checkpoint cannot hold its state",
+}
 
 
-def prepare(model: MILNet, spec: TrainSpec) -> None:
-    """Freeze what the spec says, and set how the model is computed; raises ModelError where that cannot be."""
+def prepare(model: MILNet, spec: TrainSpec, device: torch.device, world: int = 1) -> None:
+    """Freeze what the spec says, and set how the model is computed on this kind of device by `world` processes.
+
+    Raises ModelError where that cannot be.
+    """
     backbone = model.encoder.backbone
-    model.instance_chunk, model.half_precision = spec.instance_chunk, spec.precision == "bf16"
+    model.instance_chunk, model.half_precision = spec.instance_chunk, half_precision(spec.precision, device)
     if isinstance(backbone, Features):
-        refuse_changed(spec, ("freeze", "batch_norm", "layer_decay", "channels_last", "compile"))
+        refuse_changed(spec, ("freeze", "batch_norm", "channels_last", "compile"))
         return
     if spec.freeze is not None:
         backbone.freeze(None if spec.freeze == "all" else int(spec.freeze))
     if spec.batch_norm == "frozen":
         backbone.freeze_batch_norm()
+    if spec.batch_norm == "sync" and world > 1:
+        if device.type == "cpu":
+            raise ModelError("--batch-norm sync is for GPUs, and these processes train without; leave it at train")
+        synchronise_batch_norm(model)
     if spec.channels_last:
         backbone.to(memory_format=torch.channels_last)
     if spec.compile:
         backbone.compile()
 
 
-def make_optimizer(model: MILNet, spec: TrainSpec) -> torch.optim.Optimizer:
-    """The optimiser of a spec, with a group for each learning rate; what is frozen is in none of them."""
-    groups: dict[float, list[nn.Parameter]] = {}
+def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type that stands for `precision` on a device, None for float32; raises ModelError where it is not there."""
+    if precision == "fp16" and device.type == "cpu":
+        raise ModelError("--precision fp16 is for GPUs; on a CPU give bf16 or fp32")
+    if precision == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else None
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def synchronise_batch_norm(model: MILNet) -> None:
+    """Make all batch norms, that of the head too, take their statistics over the batches of all processes.
+
+    Weights keep their names. From now on the model learns on a GPU alone; it still predicts anywhere.
+    """
+    convert_sync_batchnorm(model)  # timm's, which also knows batch norms that hold an activation
+
+
+def make_optimizer(model: MILNet, spec: OptimSpec) -> torch.optim.Optimizer:
+    """The optimiser of a spec, with a group for each learning rate and weight decay; what is frozen is in none of them.
+
+    Weight decay is for matrices and kernels: as in timm, biases, scales of norms, and what a backbone names
+    (`no_weight_decay`, such as position embeddings) have none. Each group has its learning rate also as `initial_lr`,
+    of which the schedule gives it a part. Raises SettingsError for an optimiser that timm has not, or that cannot be
+    used, ModelError for layer decay without a backbone.
+    """
+    if isinstance(model.encoder.backbone, Features):
+        refuse_changed(spec, ("layer_decay",))
+    name = _known(spec)
+    without = _without_decay(model)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for lr, weights in _rates(model, spec):
-        learning = [weight for weight in weights if weight.requires_grad]
-        if learning:
-            groups.setdefault(lr, []).extend(learning)
-    optimizer = _OPTIMIZERS[spec.optimizer]
-    return optimizer(
-        [{"params": weights, "lr": lr} for lr, weights in groups.items()],
-        weight_decay=spec.weight_decay,  # type: ignore[call-arg]  # both have it
-        fused=True,
-    )
+        for weight in weights:
+            if weight.requires_grad:
+                decay = 0.0 if weight in without else spec.weight_decay
+                groups.setdefault((lr, decay), []).append(weight)
+    options: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay, "momentum": spec.momentum}
+    if get_optimizer_info(name).opt_class in FUSED:
+        options["fused"] = True
+    try:
+        optimizer = create_optimizer_v2(
+            [
+                {"params": weights, "lr": lr, "initial_lr": lr, "weight_decay": decay}
+                for (lr, decay), weights in groups.items()
+            ],
+            name,
+            **options,
+        )
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"--optimizer {name} does not take these settings ({error}); change them") from error
+    for group in optimizer.param_groups:
+        if "max_lr_snapshot" in group:  # decay by lr² / its maximum, which timm takes to be one for all groups
+            group["max_lr_snapshot"] = group["lr"] or spec.lr
+    return optimizer
 
 
-def cosine(optimizer: torch.optim.Optimizer, steps: int, end: float) -> LambdaLR:
-    """Every group's learning rate down half a cosine in `steps` steps, to `end` times what it started at."""
-    return LambdaLR(optimizer, lambda step: end + (1 - end) * (1 + math.cos(math.pi * step / steps)) / 2)
+def _known(spec: OptimSpec) -> str:
+    """The name of an optimiser that can be used; raises SettingsError for another, or a momentum that it has not."""
+    name = spec.optimizer.lower()
+    if name not in list_optimizers():
+        if name.startswith("lookahead_"):
+            raise SettingsError(f"--optimizer {name}: look-ahead is not for use here; leave it out, or give --ema")
+        close = difflib.get_close_matches(name, list_optimizers(), 3)
+        hint = f"did you mean {', '.join(close)}?" if close else "see timm.optim.list_optimizers()"
+        raise SettingsError(f"timm has no optimiser {spec.optimizer!r}; {hint}")
+    info = get_optimizer_info(name)
+    if isinstance(info.opt_class, str):
+        package = info.opt_class.partition(".")[0]
+        raise SettingsError(f"--optimizer {name} is of the package {package}, which is not used here; choose another")
+    if reason := _CANNOT_BE_USED.get(info.opt_class.__name__):
+        raise SettingsError(f"--optimizer {name} cannot be used here: {reason}; choose another")
+    if spec.momentum != OptimSpec.momentum and not info.has_momentum:
+        raise SettingsError(f"--momentum is for optimisers that have one, and {name} has not; leave it out")
+    return name
 
 
-def _rates(model: MILNet, spec: TrainSpec) -> list[tuple[float, list[nn.Parameter]]]:
+def _without_decay(model: MILNet) -> set[nn.Parameter]:
+    """What no weight decay is for."""
+    backbone = bare(model.encoder.backbone)
+    named: set[str] = set()
+    if backbone is not None and hasattr(backbone.net, "no_weight_decay"):
+        (place,) = (place for place, module in model.named_modules() if module is backbone.net)
+        named = {f"{place}.{name}" for name in backbone.net.no_weight_decay()}
+    groups = param_groups_weight_decay(model, weight_decay=1.0, no_weight_decay_list=named)
+    return {weight for group in groups if not group["weight_decay"] for weight in group["params"]}
+
+
+def _rates(model: MILNet, spec: OptimSpec) -> list[tuple[float, list[nn.Parameter]]]:
     """Learning rates and the parameters that have them: the backbone layer by layer, attention, and all the rest."""
     backbone, attention = model.encoder.backbone, list(model.pooling.parameters())
     if isinstance(backbone, GuidedBackbone):

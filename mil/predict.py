@@ -121,18 +121,21 @@ def predict_bag(run: Run, bag: Bag | FeatureBag, metadata: pd.DataFrame | None =
 
 
 @torch.inference_mode()
-def predict_loader(model: torch.nn.Module, batches: Iterable[Batch], device: torch.device) -> Tensor:
-    """Logits float64 (slides, K) in the dataset's order; the model is left as it was, training or not."""
+def predict_batches(model: MILNet, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """Logits float64 (slides, K) of batches on the model's device, and the slides' places int64 (slides,) in their set.
+
+    The model is left as it was, training or not; there may be no batch at all.
+    """
     was_training = model.training
     model.eval()
-    rows: list[Tensor] = []
-    order: list[Tensor] = []
+    rows = [torch.zeros(0, model.head.logits, dtype=torch.float64)]
+    places = [torch.zeros(0, dtype=torch.int64)]
     for batch in batches:
-        output = model(batch.instances_M.to(device), batch.mask_BN, batch.metadata_BF.to(device))
+        output = model(batch.instances_M, batch.mask_BN, batch.metadata_BF)
         rows.append(output.logits_BK.double().cpu())
-        order.append(batch.index_B)
+        places.append(batch.index_B)
     model.train(was_training)
-    return torch.cat(rows)[torch.cat(order).argsort()]
+    return torch.cat(rows), torch.cat(places)
 
 
 def prediction_row(
@@ -154,7 +157,7 @@ def prediction_row(
     }
 
 
-def write_predictions(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_predictions(path: Path, rows: Sequence[dict[str, Any]] | pd.DataFrame) -> None:
     """Write a predictions table as CSV, whole or not at all; probabilities keep all their digits."""
     with replacing(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n", errors="backslashreplace")
@@ -162,6 +165,8 @@ def write_predictions(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def read_predictions(path: Path, classes: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
     """The rows of a predictions table that have a score, and their probabilities float64 (rows, K)."""
-    table = pd.read_csv(path, dtype={"slide_id": str, "patient_id": str, "predicted": str, "label": str})
+    table = pd.read_csv(
+        path, dtype={"slide_id": str, "patient_id": str, "predicted": str, "label": str}, float_precision="round_trip"
+    )
     table = table[table["status"] == OK].reset_index(drop=True)
     return table, table[[f"prob_{label}" for label in classes]].to_numpy(np.float64)

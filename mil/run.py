@@ -1,152 +1,287 @@
-"""A run: all folds of a cross-validation, and the folder in which it leaves what it learned and how good it is."""
+"""A run: the folds of a cross-validation, one after another or as jobs of their own, and the folder they leave.
+
+config.yaml  folds.csv  skipped.csv                      written before anything is trained, and used from there
+fold_0/      checkpoint.safetensors, log.csv             while it trains
+model.safetensors, model.json, oof.csv      when it is done, oof.csv last
+oof.csv  log.csv  metrics.json  *.png                    put together when all folds are done, metrics.json last
+"""
 
 import json
-import math
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import yaml
 
-from mil.checkpoint import ModelCard, save_model
+from mil.checkpoint import ModelCard, read_card, save_model
 from mil.cohort import Cohort
+from mil.data import Reader
 from mil.errors import ModelError, RunError
-from mil.folds import Split, make_folds, make_splits
-from mil.log import EpochLog, kept
-from mil.loop import train_fold
+from mil.evaluation import Evaluation, evaluate
+from mil.folds import Folds, Split, make_folds, make_splits
+from mil.labels import Labels, natural, target_column
+from mil.launcher import Launch
+from mil.leaks import refuse_leaks
+from mil.log import EpochLog, kept, read_log
+from mil.loop import CHECKPOINT, train_fold
 from mil.metadata import fit_metadata
-from mil.metrics import Estimate, auc, estimate_all, log_loss, prior_log_loss
 from mil.model import build_model, start_from_weights
 from mil.optim import make_optimizer, prepare
-from mil.plots import draw_learning_curves
+from mil.plots import draw_evaluation, draw_learning_curves
 from mil.predict import METRICS_FILE, pick_device, prediction_row, write_predictions
-from mil.settings import DEFAULT_BACKBONE, ModelSpec, TableSpec, TrainSpec
+from mil.processes import Processes
+from mil.readers import make_reader
+from mil.recipe import Recipe
+from mil.settings import DEFAULT_BACKBONE
+from mil.task import ANY_OF, Task
 from tiling.features import FEATURES
-from tiling.output import replacing, write_table
+from tiling.output import replacing, sweep, write_table
+
+CONFIG, FOLDS, SKIPPED, OOF, LOG = "config.yaml", "folds.csv", "skipped.csv", "oof.csv", "log.csv"
+# What may differ between the jobs of one run, for nothing of the result hangs on it.
+FREE = ("bags", "labels", "device", "cache", "decode", "loader_workers", "checkpoint_minutes", "tracker")
 
 
-def make_run_folder(out: Path) -> None:
-    """Make the folder of a new run; raises RunError where it exists or cannot be made."""
-    try:
-        out.mkdir(parents=True)
-    except FileExistsError:
-        raise RunError(f"the run folder {str(out)!r} exists; choose another --out or delete it") from None
-    except OSError as error:
-        raise RunError(f"cannot make the run folder {str(out)!r} ({error.strerror}); choose another --out") from error
+class Plan(NamedTuple):
+    """What a run will do: its settings with nothing left open, its folds, and the slides of each side of each."""
+
+    recipe: Recipe
+    folds: Folds
+    splits: list[Split]
+
+
+def make_plan(cohort: Cohort, recipe: Recipe) -> Plan:
+    """The plan of a run; raises LabelsError where some fold cannot be trained."""
+    labels, spec = cohort.labels, recipe.train
+    if recipe.model.backbone is None and FEATURES not in cohort.bag_spec:
+        recipe = replace(recipe, model=replace(recipe.model, backbone=DEFAULT_BACKBONE))
+    folds = make_folds(labels, spec.folds, spec.seed)
+    splits = make_splits(labels, folds, spec.valid_share, spec.seed)
+    return Plan(recipe, folds, splits)
 
 
 def train_run(
-    cohort: Cohort, out: Path, model_spec: ModelSpec, spec: TrainSpec, table: TableSpec | None = None,
-    sources: Mapping[str, str] | None = None,
-) -> dict[str, Estimate]:  # fmt: skip
-    """Train all folds into the run folder `out` and give the out-of-fold metrics, as they stand in metrics.json.
+    cohort: Cohort, out: Path, recipe: Recipe, processes: Processes | None = None,
+    sources: Mapping[str, str] | None = None, fold: int | None = None, resume: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:  # fmt: skip
+    """Train all folds, or the one given, into the run folder `out`; the evaluation once all are done, else None.
 
-    `table` says what the labels were read with; `sources` (where bags and labels came from) is saved with the settings
-    in config.yaml. What can be refused is refused before the folder is made: LabelsError, ModelError, SettingsError or
-    RunError.
+    Without `processes` this one trains alone. `sources` (where bags and labels came from) is saved with the settings.
+    With `resume` what is there already goes on. What can be refused is refused before the folder is made: LabelsError,
+    ModelError, SettingsError or RunError. Raises Stopped, with all saved, once `stop` says so.
     """
-    table, labels = table or TableSpec(), cohort.labels
-    fold_of = make_folds(labels, spec.folds, spec.seed)
-    splits = make_splits(labels, fold_of, spec.valid_share, spec.seed)
-    pick_device(spec.device)
-    if model_spec.backbone is None and FEATURES not in cohort.bag_spec:
-        model_spec = replace(model_spec, backbone=DEFAULT_BACKBONE)
-    _try(cohort, model_spec, spec, table)
-    make_run_folder(out)
-    config = {**(sources or {}), **asdict(table), **asdict(model_spec), **asdict(spec)}
-    (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    columns = ["slide_id", "patient_id", "label", "fold"]
-    write_table(out / "folds.csv", columns, labels.table.assign(fold=fold_of)[columns].itertuples(index=False))
-    probabilities = np.full((len(labels), len(labels.task.classes)), np.nan)
-    logs: list[list[EpochLog]] = []
-    for split in splits:
-        result = train_fold(cohort, split, model_spec, spec, table)
-        card = ModelCard(model_spec, labels.task, cohort.bag_spec, result.metadata, split.fold, kept(result.log).epoch)
-        save_model(out / f"fold_{split.fold}", result.model, card)
-        probabilities[split.test] = result.probabilities
-        logs.append(result.log)
-        write_table(out / "log.csv", EpochLog._fields, [row for log in logs for row in log])
-    write_predictions(out / "oof.csv", _oof_rows(cohort, fold_of, probabilities))
+    processes = processes or Processes(Launch(), pick_device(recipe.train.device))
+    plan = make_plan(cohort, recipe)
+    if fold is not None and not 0 <= fold < len(plan.splits):
+        raise RunError(f"there is no fold {fold}; --fold is from 0 to {len(plan.splits) - 1}")
+    _try(cohort, plan.recipe, processes)
+    processes.from_first(lambda: refuse_leaks(cohort, plan.splits))
+    processes.from_first(lambda: open_run(out, cohort, plan, sources or {}, resume, fold))
+    read = reader_of(cohort, plan.recipe, processes)
+    for split in plan.splits if fold is None else [plan.splits[fold]]:
+        folder = out / f"fold_{split.fold}"
+        if not (folder / OOF).exists():
+            train_into(folder, cohort, plan, split, read, processes, stop)
+    if missing := [split.fold for split in plan.splits if not (out / f"fold_{split.fold}" / OOF).exists()]:
+        sys.stderr.write(f"not done yet: fold {', '.join(map(str, missing))}\n")
+        return None
+    return processes.from_first(lambda: collect(out))
+
+
+def reader_of(cohort: Cohort, recipe: Recipe, processes: Processes) -> Reader:
+    """Who reads the bags; the first process makes the cache, if there is to be one, and the others find it."""
+    train, px = recipe.train, recipe.model.train_px
+    made: list[Reader] = []
+
+    def make() -> None:
+        made.append(make_reader(cohort, px, processes.device, train.cache, train.decode, processes.is_first))
+
+    processes.from_first(make)
+    if not made:
+        make()
+    return made[0]
+
+
+def open_run(out: Path, cohort: Cohort, plan: Plan, sources: Mapping[str, str], resume: bool, fold: int | None) -> None:
+    """Make the folder of a run, or see that the one which is there is of the same run.
+
+    Raises RunError where it exists and neither `resume` nor a fold of its own was asked for, where it is of another
+    run, and where it cannot be made.
+    """
+    recipe = {name: list(value) if isinstance(value, tuple) else value for name, value in plan.recipe.flat().items()}
+    config = {**sources, **recipe}
+    try:
+        if out.exists() and not (_is_run(out) and (resume or not (fold is None or (out / f"fold_{fold}").exists()))):
+            raise RunError(
+                f"the run folder {str(out)!r} exists; give --resume to go on with a run, or choose another --out, or "
+                "delete it"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / CONFIG).exists():
+            _refuse_other(out, config, cohort, plan.folds)
+            sweep(out)
+            return
+        write_table(out / FOLDS, *_folds_table(cohort, plan.folds))
+        missing = cohort.missing[["slide_id", "patient_id", "label", "error"]]
+        write_table(out / SKIPPED, missing.columns.tolist(), missing.itertuples(index=False))
+        with replacing(out / CONFIG) as temporary:
+            temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    except OSError as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"cannot make the run folder {str(out)!r} ({error.strerror}); choose another --out") from error
+
+
+def _is_run(out: Path) -> bool:
+    """Whether a folder is of a run; also where this or another job has just begun it."""
+    return (out / CONFIG).exists() or all(
+        path.name in (FOLDS, SKIPPED) or path.name.startswith(".") for path in out.iterdir()
+    )
+
+
+def train_into(
+    folder: Path, cohort: Cohort, plan: Plan, split: Split, read: Reader, processes: Processes, stop: Callable[[], bool]
+) -> None:
+    """Train a fold into its folder, going on from the checkpoint there; its oof.csv is written last."""
+    if processes.is_first:
+        folder.mkdir(exist_ok=True)
+        sweep(folder)
+    processes.barrier()
+
+    def watch(log: Sequence[EpochLog]) -> None:
+        if processes.is_first:
+            write_table(folder / LOG, EpochLog._fields, log)
+
+    result = train_fold(cohort, split, plan.recipe, read, processes, folder, stop, watch)
+    if processes.is_first:
+        task, epoch = cohort.labels.task, kept(result.log).epoch
+        card = ModelCard(plan.recipe.model, task, cohort.bag_spec, result.metadata, split.fold, epoch)
+        save_model(folder, result.model, card)
+        write_table(folder / LOG, EpochLog._fields, result.log)
+        write_predictions(folder / OOF, _oof_rows(cohort, split, result.probabilities))
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    processes.barrier()
+
+
+def collect(out: Path) -> Evaluation:
+    """Put the folds of a run together: oof.csv, log.csv, pictures, metrics.json; gives what that says.
+
+    Raises RunError where the folder is no run, a fold is not done, or a file is damaged.
+    """
+    slides, skipped = _read(out / FOLDS), _read(out / SKIPPED)
+    names = sorted(slides["fold"].unique(), key=natural)
+    folders = [out / f"fold_{fold}" for fold in range(len(names))]
+    if missing := [str(fold) for fold, folder in enumerate(folders) if not (folder / OOF).exists()]:
+        raise RunError(f"the run {str(out)!r} lacks fold {', '.join(missing)}; train it with --fold, then --collect")
+    task = read_card(folders[0]).task
+    done = pd.concat([_read(folder / OOF) for folder in folders]).set_index("slide_id")
+    try:
+        rows = done.loc[slides["slide_id"]].reset_index()
+        probabilities = rows[[f"prob_{name}" for name in task.classes]].astype(np.float64).to_numpy()
+    except (KeyError, ValueError) as error:
+        raise RunError(
+            f"the {OOF} of the folds of {str(out)!r} do not fit its {FOLDS} ({error}); train again"
+        ) from error
+    logs = [read_log(folder / LOG) for folder in folders]
+    fold_of = slides["fold"].map(names.index).to_numpy()
+    evaluation = evaluate(_labels(slides, task), probabilities, fold_of, names)
+    failed = [
+        prediction_row(row["slide_id"], row["patient_id"], task, error=row["error"], label=row["label"], fold="")
+        for row in skipped.to_dict("records")
+    ]
+    table = pd.concat([rows, pd.DataFrame(failed)]) if failed else rows
+    write_predictions(out / OOF, table)
+    write_table(out / LOG, EpochLog._fields, [row for log in logs for row in log])
     draw_learning_curves(out / "learning_curves.png", logs)
-    estimates = estimate_all(probabilities, labels.targets, labels.table["patient_id"].to_numpy())
-    _write_json(out / METRICS_FILE, _metrics(cohort, splits, logs, probabilities, estimates))
-    return estimates
+    draw_evaluation(out, evaluation)
+    with replacing(out / METRICS_FILE) as temporary:
+        content = {**evaluation.as_json(), "skipped": len(skipped)}
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return evaluation
 
 
-def _try(cohort: Cohort, model_spec: ModelSpec, spec: TrainSpec, table: TableSpec) -> None:
+def _folds_table(cohort: Cohort, folds: Folds) -> tuple[list[str], Iterable[Sequence[Any]]]:
+    """Header and rows of folds.csv; of several labels each has a column, empty where it is unknown."""
+    table, task = cohort.labels.table, cohort.labels.task
+    table = table.assign(fold=folds.name_of())
+    columns = ["slide_id", "patient_id", "label", "fold"]
+    if task.kind == ANY_OF:
+        known = {name: table[target_column(name)] for name in task.classes}
+        table = table.assign(**{name: value.map({0.0: "0", 1.0: "1"}).fillna("") for name, value in known.items()})
+        columns += task.classes
+    return columns, table[columns].itertuples(index=False)
+
+
+def _labels(table: pd.DataFrame, task: Task) -> Labels:
+    """The labels of folds.csv."""
+    if task.kind == ANY_OF:
+        known = {target_column(name): pd.to_numeric(table[name].replace("", None)) for name in task.classes}
+        return Labels(table.assign(**{name: value.astype(np.float64) for name, value in known.items()}), task)
+    return Labels(table.assign(target=table["label"].map(task.classes.index)), task)
+
+
+def _oof_rows(cohort: Cohort, split: Split, probabilities: np.ndarray) -> list[dict[str, Any]]:
+    """A row for each test slide of a fold."""
+    slides = cohort.labels.table.iloc[split.test].to_dict("records")
+    sizes = [cohort.sizes[row] for row in split.test]
+    return [
+        prediction_row(
+            slide["slide_id"],
+            slide["patient_id"],
+            cohort.labels.task,
+            size,
+            chances,
+            label=slide["label"],
+            fold=split.name,
+        )
+        for slide, size, chances in zip(slides, sizes, probabilities, strict=True)
+    ]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """A table of a run, all of it text; raises RunError where it is missing or damaged."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise RunError(f"{str(path.parent)!r} is no run of train.py: it has no {path.name}") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{str(path)!r} cannot be read ({error}); train again") from error
+
+
+def _refuse_other(out: Path, config: dict[str, Any], cohort: Cohort, folds: Folds) -> None:
+    """Raise RunError where the folder is of a run with other settings or other slides."""
+    try:
+        found = yaml.safe_load((out / CONFIG).read_text(encoding="utf-8"))
+        differing = sorted(name for name in {*found, *config} - {*FREE} if found.get(name) != config.get(name))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise RunError(f"{str(out / CONFIG)!r} cannot be read ({error}); choose another --out") from error
+    if differing:
+        name = differing[0]
+        raise RunError(
+            f"the run {str(out)!r} was begun with {name} {found.get(name)!r}, not {config.get(name)!r}; give what it "
+            "was begun with, or choose another --out"
+        )
+    _, rows = _folds_table(cohort, folds)
+    if _read(out / FOLDS).to_numpy().tolist() != [list(row) for row in rows]:
+        raise RunError(
+            f"the run {str(out)!r} was begun with other slides, labels or folds than --labels and --bags have now; "
+            "choose another --out"
+        )
+
+
+def _try(cohort: Cohort, recipe: Recipe, processes: Processes) -> None:
     """Build the network and its optimiser once, so that what does not fit is refused; says what weights it got."""
-    metadata = fit_metadata(cohort.labels.table, table.categorical, table.numeric)
-    net = build_model(model_spec, cohort.labels.task, cohort.bag_spec, metadata)
-    if report := start_from_weights(net, model_spec):
+    metadata = fit_metadata(cohort.labels.table, recipe.table.categorical, recipe.table.numeric)
+    net = build_model(recipe.model, cohort.labels.task, cohort.bag_spec, metadata)
+    if (report := start_from_weights(net, recipe.model)) and processes.is_first:
         sys.stderr.write(f"{report}\n")
-    prepare(net, spec)
-    make_optimizer(net, spec)
-    if model_spec.head_norm and spec.batch_size == 1:
-        raise ModelError("--head-norm takes means over the bags of a step: give a --batch-size of 2 or more")
-
-
-def _metrics(
-    cohort: Cohort,
-    splits: list[Split],
-    logs: list[list[EpochLog]],
-    probabilities: np.ndarray,
-    estimates: dict[str, Estimate],
-) -> dict[str, Any]:
-    """What metrics.json says."""
-    table, targets = cohort.labels.table, cohort.labels.targets
-    folds = [
-        {
-            "fold": split.fold,
-            "best_epoch": kept(log).epoch,
-            "slides": len(split.test),
-            "auc": auc(probabilities[split.test], targets[split.test]),
-            "log_loss": log_loss(probabilities[split.test], targets[split.test]),
-        }
-        for split, log in zip(splits, logs, strict=True)
-    ]
-    return {
-        **{name: estimate._asdict() for name, estimate in estimates.items()},
-        "prior_log_loss": prior_log_loss(targets),
-        "interval": "95 %, bootstrap over patients",
-        "slides": len(table),
-        "patients": table["patient_id"].nunique(),
-        "skipped": len(cohort.missing),
-        "folds": folds,
-    }
-
-
-def _oof_rows(cohort: Cohort, fold_of: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
-    """A row for every labelled slide, those without a bag included."""
-    task = cohort.labels.task
-    scored = [
-        prediction_row(
-            slide["slide_id"], slide["patient_id"], task, size, chances, label=slide["label"], fold=str(fold)
-        )
-        for slide, size, fold, chances in zip(
-            cohort.labels.table.to_dict("records"), cohort.sizes, fold_of, probabilities, strict=True
-        )
-    ]
-    skipped = [
-        prediction_row(
-            slide["slide_id"], slide["patient_id"], task, error=slide["error"], label=slide["label"], fold=""
-        )
-        for slide in cohort.missing.to_dict("records")
-    ]
-    return scored + skipped
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write strict JSON: what has no value (the AUC of a fold with one class) is null."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(_null_for_nan(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _null_for_nan(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _null_for_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_null_for_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    prepare(net, recipe.train, processes.device, processes.world)
+    make_optimizer(net, recipe.optim)
+    for bags, why in ((1, "each process takes a bag of a batch"), (2, "--head-norm takes means over bags")):
+        if recipe.train.batch_size < bags * processes.world and (bags == 1 or recipe.model.head_norm):
+            raise ModelError(f"{why}: give a --batch-size of {bags * processes.world} or more")

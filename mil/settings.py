@@ -59,7 +59,7 @@ class ModelSpec:
     weights: str | None = setting(None, "start from the weights in this file (safetensors or a state dict)")
     channels: Literal["rgb", "r", "g", "b"] = setting("rgb", "colour planes that the backbone sees")
     train_px: int = setting(256, "side to which tiles are reduced for the backbone, in pixels")
-    luminosity: bool = setting(False, "scale the brightness of each tile so that its brightest parts are white")
+    luminosity: bool = setting(False, "scale the brightness of each tile so that its brightest twentieth is white")
     guided: Literal["softmax", "sigmoid"] | None = setting(
         None, "add what two earlier stages show, weighted by attention that the last one guides"
     )

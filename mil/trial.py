@@ -16,18 +16,21 @@ from tiling.features import FEATURES
 _TIMED = 8  # instances of the step that is timed
 
 
-def try_model(cohort: Cohort, recipe: Recipe, device: torch.device) -> tuple[MILNet, WeightsReport | None]:
-    """The network of a training with the weights it starts from, and what is to say of those.
+def try_model(
+    cohort: Cohort, recipe: Recipe, device: torch.device, world: int = 1
+) -> tuple[MILNet, WeightsReport | None]:
+    """The network of a training by `world` processes with the weights it starts from, and what is to say of those.
 
     Its optimiser is made too, so that all that does not fit is refused: raises ModelError or SettingsError.
     """
     metadata = fit_metadata(cohort.labels.table, recipe.table.categorical, recipe.table.numeric)
     net = build_model(recipe.model, cohort.labels.task, cohort.bag_spec, metadata)
     weights = start_from_weights(net, recipe.model)
-    prepare(net, recipe.train, device)
+    prepare(net, recipe.train, device, world)
     make_optimizer(net, recipe.optim)
-    if recipe.model.head_norm and recipe.train.batch_size == 1:
-        raise ModelError("--head-norm takes means over the bags of a step: give a --batch-size of 2 or more")
+    for bags, why in ((1, "each process takes a bag of a batch"), (2, "--head-norm takes means over bags")):
+        if recipe.train.batch_size < bags * world and (bags == 1 or recipe.model.head_norm):
+            raise ModelError(f"{why}: give a --batch-size of {bags * world} or more")
     return net, weights
 
 

@@ -16,11 +16,14 @@ MODULES = {
 } | {name: ROOT / f"{name}.py" for name in ("train", "infer")}
 ONLY_IMPORTED_BY = {
     "openslide": {"tiling.slide"}, "pyvips": {"tiling.slide"}, "tifffile": {"tiling.tiff"},
-    "h5py": {"tiling.bag"}, "timm": {"mil.backbone", "mil.weights"},
+    "h5py": {"tiling.bag"}, "timm": {"mil.backbone", "mil.weights", "mil.optim", "mil.schedule"},
     "dask": {"tiling.cluster"}, "dask_jobqueue": {"tiling.cluster"}, "distributed": {"tiling.cluster"},
 }  # fmt: skip
 LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".split()} | {
-    f"mil.{name}" for name in "alexnet chunks depth head layout metrics pooling room task".split()
+    f"mil.{name}"
+    for name in (
+        "alexnet averaging chunks depth head layout luminosity metrics overlay pooling room task tint warp".split()
+    )
 }
 MIL_MAY_USE = {f"tiling.{name}" for name in "bag bags errors features manifest output progress settings slide".split()}
 

@@ -19,8 +19,9 @@ from tiling.errors import InputError, TilingError
 from tiling.settings import is_mpp, with_tuples
 
 Settings = TypeVar("Settings")
+_WARNINGS = (signal.SIGTERM, signal.SIGUSR1)
 
-OK, SOME_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130  # 75 is EX_TEMPFAIL: run it again
 
 
 def make_parser(command: str, description: str) -> ArgumentParser:
@@ -138,6 +139,18 @@ def interrupted_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """A block in which SIGTERM and SIGUSR1, by which queueing systems warn, are noted; asked, it says if one came."""
+    came: list[int] = []
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in _WARNINGS}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def explain(message: str, argv: list[str]) -> str:

@@ -26,8 +26,10 @@ pyvips.cache_set_max(0)  # libvips would otherwise keep the last hundred operati
 
 OPENSLIDE_EXTENSIONS = frozenset(".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi".split())
 VIPS_EXTENSIONS = frozenset(".tif .tiff .qptiff .jpg .jpeg .jpe .jfif .png .webp .gif .heic .heif .avif".split())
-_JPEG2000_EXTENSIONS = frozenset(".jp2 .j2k .jpx .j2c".split())
-EXTENSIONS = OPENSLIDE_EXTENSIONS | VIPS_EXTENSIONS | _JPEG2000_EXTENSIONS
+_PILLOW_FORMATS = {
+    **dict.fromkeys((".jp2", ".j2k", ".jpx", ".j2c"), "JPEG2000"), ".bmp": "BMP", ".ppm": "PPM"
+}  # fmt: skip
+EXTENSIONS = OPENSLIDE_EXTENSIONS | VIPS_EXTENSIONS | _PILLOW_FORMATS.keys()
 
 _PLAIN_PAGES = frozenset({"aperio", "generic-tiff"})  # vendors whose levels are plain TIFF pages
 _VIPS_COMPRESSIONS = frozenset(
@@ -40,7 +42,7 @@ _PLAUSIBLE_MAGNIFICATION = (0.5, 200.0)
 _FULL_SCALE_SLACK_PX = 1.0  # a level whose region is this close to the wanted size is taken as it is
 _NEARLY = 1.01  # times the wanted downsample; a level that coarse is as good
 
-_MOST_JPEG2000_PX = 64_000_000  # decoded at once, which takes 15 bytes each
+_MOST_PILLOW_PX = 64_000_000  # decoded at once, which takes 15 bytes each in JPEG 2000
 _ROWS_AT_ONCE = 16  # decoded of a picture that is read from its top
 _MOST_PX_AT_ONCE = 16_000_000  # of a level; a larger region that is to be reduced is read in parts
 
@@ -176,6 +178,17 @@ class Slide(NamedTuple):
         box = (left - hull_left, top - hull_top, left - hull_left + width, top - hull_top + height)
         return resize(hull, out_px, box)
 
+    def read_whole(self, out_px: tuple[int, int]) -> np.ndarray:
+        """RGB uint8 (out height, out width, 3) of the whole slide; raises SlideError where it cannot be decoded.
+
+        Unlike a region that ends where the slide does, it has no white of the outside mixed into its border.
+        """
+        level, reduction = self.source_for(min(self.width_px / out_px[0], self.height_px / out_px[1]))
+        width, height = level.width_px // reduction, level.height_px // reduction
+        if width * height > _MOST_PX_AT_ONCE:
+            return self.read_region(0, 0, self.width_px, self.height_px, out_px)
+        return resize(self.read_level(level, reduction, 0, 0, width, height), out_px)
+
     def _read_halves(
         self, x0: float, y0: float, width0_px: float, height0_px: float, out_px: tuple[int, int]
     ) -> np.ndarray:
@@ -237,13 +250,13 @@ def open_slide(path: str | os.PathLike[str]) -> Slide:
         return _open_with_openslide(path)
     except (openslide.OpenSlideError, pyvips.Error) as error:
         refusal = _cause(error, path)
-    is_jpeg2000 = path.suffix.lower() in _JPEG2000_EXTENSIONS
+    pillow_format = _PILLOW_FORMATS.get(path.suffix.lower())
     try:
-        return _open_jpeg2000(path) if is_jpeg2000 else _open_with_vips(path)
+        return _open_with_vips(path) if pillow_format is None else _open_with_pillow(path, pillow_format)
     except (pyvips.Error, UnidentifiedImageError) as error:
         raise SlideError(
             f"{str(path)!r} is no slide that can be read (OpenSlide: {refusal}; "
-            f"{'Pillow' if is_jpeg2000 else 'libvips'}: {_cause(error, path)}); "
+            f"{'Pillow' if pillow_format else 'libvips'}: {_cause(error, path)}); "
             "it may be cut short or of another format: copy it again or convert it to a pyramidal TIFF"
         ) from error
 
@@ -324,23 +337,23 @@ def _from_ycbcr(rgba: Image.Image) -> Image.Image:
     return right
 
 
-def _open_jpeg2000(path: Path) -> Slide:
-    """A plain JPEG 2000 picture, which is decoded whole when it is first read."""
+def _open_with_pillow(path: Path, format: str) -> Slide:
+    """A plain picture that libvips does not open here; it is decoded whole when it is first read."""
     try:
-        with Image.open(path, formats=["JPEG2000"]) as image:
+        with Image.open(path, formats=[format]) as image:
             width_px, height_px = image.size
     except Image.DecompressionBombError:
-        width_px = height_px = _MOST_JPEG2000_PX
-    if width_px * height_px > _MOST_JPEG2000_PX:
+        width_px = height_px = _MOST_PILLOW_PX
+    if width_px * height_px > _MOST_PILLOW_PX:
         raise SlideError(
-            f"{str(path)!r} has more pixels than can be decoded at once in JPEG 2000 ({_MOST_JPEG2000_PX:,}); "
+            f"{str(path)!r} has more pixels than can be decoded at once in {format} ({_MOST_PILLOW_PX:,}); "
             "convert it to a tiled TIFF"
         )
 
     @cache
     def decoded() -> np.ndarray:
         try:
-            with Image.open(path, formats=["JPEG2000"]) as image:
+            with Image.open(path, formats=[format]) as image:
                 return np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError) as error:
             raise TileError(str(error)) from error
@@ -348,7 +361,7 @@ def _open_jpeg2000(path: Path) -> Slide:
     def read(x: int, y: int, width: int, height: int) -> np.ndarray:
         return decoded()[y : y + height, x : x + width]
 
-    return Slide(path, width_px, height_px, None, None, "jpeg2000", (Level(width_px, height_px, read),))
+    return Slide(path, width_px, height_px, None, None, format.lower(), (Level(width_px, height_px, read),))
 
 
 def _open_with_vips(path: Path) -> Slide:
@@ -356,6 +369,8 @@ def _open_with_vips(path: Path) -> Slide:
     _refuse_unknown_compression(path, pages)
     image = pyvips.Image.new_from_file(str(path), fail_on="error")
     loader = str(image.get("vips-loader")).removesuffix("load")
+    if loader != "tiff" and "orientation" in image.get_fields() and image.get("orientation") != 1:
+        return _turned_upright(path, image.autorot(), loader)
     count = int(image.get("n-pages")) if loader == "tiff" and "n-pages" in image.get_fields() else 1
     images = {0: image, **{index: _tiff_page(path, index) for index in range(1, count)}}
     # A thumbnail may stand before the slide.
@@ -367,6 +382,12 @@ def _open_with_vips(path: Path) -> Slide:
     )
     mpp = _number(1000 / image.xres, _PLAUSIBLE_MPP) if image.xres > 0 else None
     return Slide(path, image.width, image.height, mpp, None, loader, levels)
+
+
+def _turned_upright(path: Path, image: pyvips.Image, vendor: str) -> Slide:
+    """A photograph that its camera was not held upright for, decoded whole."""
+    level = Level(image.width, image.height, _vips_reader(image))
+    return Slide(path, image.width, image.height, None, None, vendor, (level,))
 
 
 def _pages_by_size(path: Path) -> dict[tuple[int, int], tuple[int, Page]]:

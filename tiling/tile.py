@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,12 +16,13 @@ from tiling.resample import resize
 from tiling.settings import at_least, between, check, setting
 from tiling.slide import Slide, open_slide
 from tiling.view import View, look, overview_of
+from tiling.whole import whole_picture
 
 DEFAULT_LONGEST_EDGE_PX = 20000
 
 NO_TISSUE = "no tissue was found, or no cell has enough of it; look at the slide, or lower --min-tissue"
 
-_SCALES = ("longest_edge", "mpp", "magnification", "downsample")
+_SCALES = ("longest_edge", "mpp", "magnification", "downsample", "whole")
 _UM_AT_ONE = 10.0  # µm per pixel at a magnification of 1, as is customary
 _MOST_TRIED = 1.5  # times the tiles of a bag
 _LEAST_PX = 8  # of a reduced slide's longer side
@@ -42,6 +43,11 @@ class TileSpec:
     mpp: float | None = setting(None, "scale: micrometres per pixel of the tiles")
     magnification: float | None = setting(None, "scale: that of the tiles, as of an objective (40 is about 0.25 µm/px)")
     downsample: float | None = setting(None, "scale: level-0 pixels per pixel of the tiles")
+    whole: Literal["black", "white", "edge"] | None = setting(
+        None,
+        "scale: the whole picture is one tile, for photographs; its longer side is --size, and what it lacks to a "
+        "square is black, white, or its edge drawn out",
+    )
     rank: Literal["tissue", "darkness", "texture", "uniform"] = setting("tissue", "what makes a tile good")
     min_tissue: float = setting(0.1, "share of a tile that must be tissue")
     codec: Literal["jpeg", "webp", "png", "raw"] = setting(
@@ -60,6 +66,8 @@ class TileSpec:
             raise InputError(
                 f"give one scale, not {len(given)} ({', '.join(given)}); null takes one back that a YAML file gives"
             )
+        if self.whole is not None and (self.rank, self.min_tissue) != (TileSpec.rank, TileSpec.min_tissue):
+            raise InputError("--rank and --min-tissue choose among tiles, and --whole gives one; leave them out")
         if not given:
             object.__setattr__(self, "longest_edge", DEFAULT_LONGEST_EDGE_PX)
         check(
@@ -72,7 +80,9 @@ class TileSpec:
 
     def downsample_for(self, slide: Slide, mpp: float | None) -> float:
         """Level-0 pixels per tile pixel on this slide; raises SlideError where its scale is needed but unknown."""
-        if self.downsample is not None:
+        if self.whole is not None:
+            downsample = max(slide.width_px, slide.height_px) / self.size
+        elif self.downsample is not None:
             downsample = self.downsample
         elif self.longest_edge is not None:
             downsample = max(slide.width_px, slide.height_px) / self.longest_edge
@@ -98,7 +108,7 @@ class TileSpec:
             raise SlideError(
                 f"{str(slide.path)!r} has only {slide.width_px} × {slide.height_px} px and would be enlarged "
                 f"{1 / downsample:.0f} times (at most {_MOST_ENLARGED}); "
-                "ask for less with --longest-edge, --mpp or --downsample"
+                "ask for less with --longest-edge, --mpp, --downsample, or --size beside --whole"
             )
         return downsample
 
@@ -121,9 +131,9 @@ def tile_slide(
     mpp, mpp_from = _mpp_of(slide, mpp, default_mpp)
     grid = make_grid(slide.width_px, slide.height_px, spec.downsample_for(slide, mpp), spec.size)
     given = None if score_map is None else mean_per_cell(score_map, grid, slide.width_px, slide.height_px)
-    view = look(slide, grid, spec.instances, spec.size)
-    choice, pictures = _cut(slide, grid, spec, view, given)
-    overview, overview_downsample = overview_of(view.rgb, slide, grid)
+    choice, pictures, overview, overview_downsample, seen = (
+        _best(slide, grid, spec, given) if spec.whole is None else _whole(slide, grid, spec, spec.whole)
+    )
     x0, y0 = grid.corners0(choice.cells)
     header = BagHeader(
         slide_id=slide_id or path.stem,
@@ -139,7 +149,7 @@ def tile_slide(
         tiles=len(pictures),
         side0_px=grid.side0_px,
         overview_downsample=overview_downsample,
-        overview_seen=float(view.seen[view.inside].mean()),
+        overview_seen=seen,
         train_px=spec.train_px,
     )
     return Bag(
@@ -154,6 +164,27 @@ def _mpp_of(slide: Slide, given: float | None, default: float | None) -> tuple[f
         if mpp is not None:
             return mpp, source
     return None, ""
+
+
+class _Cut(NamedTuple):
+    """The chosen cells, for each its tile and the small copy of it, encoded, and the slide's overview."""
+
+    choice: Choice
+    pictures: list[tuple[bytes, bytes]]
+    overview: np.ndarray
+    overview_downsample: float
+    overview_seen: float
+
+
+def _whole(slide: Slide, grid: Grid, spec: TileSpec, padding: str) -> _Cut:
+    whole = whole_picture(slide, grid, spec.size, padding)
+    return _Cut(whole.choice, [_encode(whole.tile, spec)], whole.overview, whole.overview_downsample, 1.0)
+
+
+def _best(slide: Slide, grid: Grid, spec: TileSpec, given: np.ndarray | None) -> _Cut:
+    view = look(slide, grid, spec.instances, spec.size)
+    choice, pictures = _cut(slide, grid, spec, view, given)
+    return _Cut(choice, pictures, *overview_of(view.rgb, slide, grid), float(view.seen[view.inside].mean()))
 
 
 def _cut(

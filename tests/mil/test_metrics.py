@@ -1,16 +1,111 @@
-"""Figures by hand, and intervals that mean what they say."""
+"""Figures by hand, and those of scikit-learn."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn import metrics as sklearn
 
-from mil.metrics import METRICS, accuracy, auc, estimate, estimate_all, log_loss, prior_log_loss
+from mil.metrics import (
+    CLASS_METRICS,
+    METRICS,
+    accuracy,
+    auc,
+    average_precision,
+    balanced_accuracy,
+    calibration_bin,
+    class_weighted_log_loss,
+    ece,
+    f1,
+    kappa,
+    log_loss,
+    one_against_rest,
+    precision,
+    problems,
+    sensitivity,
+    specificity,
+)
 
 
 def binary(*chances: float) -> np.ndarray:
     return np.array([[1 - chance, chance] for chance in chances])
+
+
+def random_case(classes: int, seed: int, rows: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities with many ties, and targets with every class."""
+    random = np.random.default_rng(seed)
+    targets = np.append(random.integers(0, classes, rows), np.arange(classes))
+    logits = np.round(random.normal(size=(len(targets), classes)) + 0.8 * np.eye(classes)[targets], 1)
+    chances = np.exp(logits)
+    return chances / chances.sum(axis=1, keepdims=True), targets
+
+
+def same_auc(chances: np.ndarray, targets: np.ndarray) -> float:
+    if chances.shape[1] == 2:
+        return sklearn.roc_auc_score(targets, chances[:, 1])
+    return sklearn.roc_auc_score(targets, chances, multi_class="ovr", average="macro")
+
+
+def same_average_precision(chances: np.ndarray, targets: np.ndarray) -> float:
+    if chances.shape[1] == 2:
+        return sklearn.average_precision_score(targets, chances[:, 1])
+    return sklearn.average_precision_score(np.eye(chances.shape[1])[targets], chances, average="macro")
+
+
+def same_f1(chances: np.ndarray, targets: np.ndarray) -> float:
+    return sklearn.f1_score(targets, chances.argmax(1), average="binary" if chances.shape[1] == 2 else "macro")
+
+
+def same_class_weighted_log_loss(chances: np.ndarray, targets: np.ndarray) -> float:
+    return sklearn.log_loss(targets, chances, sample_weight=1 / np.bincount(targets)[targets])
+
+
+SKLEARN: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "auc": same_auc,
+    "average_precision": same_average_precision,
+    "accuracy": lambda chances, targets: sklearn.accuracy_score(targets, chances.argmax(1)),
+    "balanced_accuracy": lambda chances, targets: sklearn.balanced_accuracy_score(targets, chances.argmax(1)),
+    "f1": same_f1,
+    "kappa": lambda chances, targets: sklearn.cohen_kappa_score(targets, chances.argmax(1)),
+    "log_loss": lambda chances, targets: sklearn.log_loss(targets, chances),
+    "class_weighted_log_loss": same_class_weighted_log_loss,
+}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("name", SKLEARN)
+def test_is_that_of_scikit_learn(name: str, classes: int) -> None:
+    for seed in range(10):
+        chances, targets = random_case(classes, seed)
+        assert METRICS[name](chances, targets) == pytest.approx(SKLEARN[name](chances, targets), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "specificity", "precision"])
+def test_of_a_class_is_that_of_scikit_learn(name: str) -> None:
+    chances, targets = random_case(3, 0)
+    for k, part in enumerate(one_against_rest(chances, targets)):
+        truth, decided = targets == k, chances.argmax(1) == k
+        expected = {
+            "sensitivity": sklearn.recall_score(truth, decided),
+            "specificity": sklearn.recall_score(~truth, ~decided),
+            "precision": sklearn.precision_score(truth, decided),
+        }[name]
+        found = CLASS_METRICS[name].weighted([part], np.ones((1, len(targets))))
+        assert found == pytest.approx([expected], abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["two classes", "three classes", "labels"])
+@pytest.mark.parametrize("name", METRICS)
+def test_a_weight_says_how_often_a_slide_counts(name: str, kind: str) -> None:
+    chances, targets = random_case(3 if kind == "three classes" else 2, 1)
+    if kind == "labels":
+        targets = np.where(np.arange(len(targets))[:, None] % [5, 7] == 0, np.nan, np.eye(2)[targets])
+    times_BN = np.random.default_rng(0).integers(0, 3, (4, len(targets)))
+    weighted = METRICS[name].weighted(problems(chances, targets), times_BN.astype(float))
+    for times, value in zip(times_BN, weighted, strict=True):
+        rows = np.repeat(np.arange(len(targets)), times)
+        assert value == pytest.approx(METRICS[name](chances[rows], targets[rows]), abs=1e-12)
 
 
 def test_auc() -> None:
@@ -18,102 +113,117 @@ def test_auc() -> None:
     assert auc(binary(0.1, 0.4, 0.35, 0.8), targets) == 0.75  # 3 of 4 pairs in order
     assert auc(binary(0.1, 0.2, 0.8, 0.9), targets) == 1
     assert auc(binary(0.5, 0.5, 0.5, 0.5), targets) == 0.5
-    assert math.isnan(auc(binary(0.1, 0.2), np.array([1, 1])))
-
-
-def test_auc_is_that_of_scikit_learn() -> None:
-    random = np.random.default_rng(0)
-    for _ in range(20):
-        targets = np.append(random.integers(0, 2, 50), [0, 1])
-        chances = np.round(random.random(52), 1)  # with ties
-        assert auc(binary(*chances), targets) == pytest.approx(roc_auc_score(targets, chances), abs=1e-12)
 
 
 def test_auc_of_three_classes_is_the_mean_of_one_against_the_rest() -> None:
     chances = np.array([[0.8, 0.1, 0.1], [0.5, 0.4, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
     targets = np.array([0, 1, 1, 2])
-    # class 0: 1 over .5, .6, .1 -> 1; class 1: .4 and .3 over .1, .2 -> 1; class 2: 1
+    # class 0: .8 over .5, .6, .1 -> 1; class 1: .4 and .3 over .1, .2 -> 1; class 2: 1
     assert auc(chances, targets) == 1
     assert auc(chances[:, [1, 0, 2]], targets) == pytest.approx((0 + 1 / 2 + 1) / 3)
 
 
-def test_log_loss() -> None:
-    assert log_loss(binary(0.2, 0.7), np.array([0, 1])) == pytest.approx(-(math.log(0.8) + math.log(0.7)) / 2)
-    assert log_loss(binary(1.0), np.array([0])) == math.inf  # nothing is clamped
+def test_average_precision() -> None:
+    # highest first: 1 of 1, then a negative, then 2 of 3
+    assert average_precision(binary(0.1, 0.4, 0.35, 0.8), np.array([0, 0, 1, 1])) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision(binary(0.5, 0.5, 0.5, 0.5), np.array([0, 0, 0, 1])) == 0.25  # a tie: the positive share
 
 
-def test_accuracy() -> None:
-    assert accuracy(binary(0.2, 0.7, 0.6), np.array([0, 1, 0])) == pytest.approx(2 / 3)
+class TestDecisions:
+    CHANCES = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.5, 0.3, 0.2]])
+    TARGETS = np.array([0, 0, 1, 2, 0])  # decided: 0, 1, 0, 2, 0
+
+    def test_by_hand(self) -> None:
+        assert accuracy(self.CHANCES, self.TARGETS) == pytest.approx(3 / 5)
+        assert balanced_accuracy(self.CHANCES, self.TARGETS) == pytest.approx((2 / 3 + 0 + 1) / 3)
+        assert f1(self.CHANCES, self.TARGETS) == pytest.approx((4 / 6 + 0 + 1) / 3)
+        by_chance = (3 * 3 + 1 * 1 + 1 * 1) / 25
+        assert kappa(self.CHANCES, self.TARGETS) == pytest.approx((3 / 5 - by_chance) / (1 - by_chance))
+
+    def test_of_two_classes_f1_is_that_of_the_second(self) -> None:
+        chances, targets = binary(0.2, 0.7, 0.6), np.array([0, 1, 0])
+        assert accuracy(chances, targets) == pytest.approx(2 / 3)
+        assert f1(chances, targets) == pytest.approx(2 / 3)  # one right, one too many
+        assert f1(chances[:, ::-1], 1 - targets) == pytest.approx(2 / 3)  # one right, one missed
+        assert (sensitivity(chances, targets), specificity(chances, targets)) == (1, 0.5)
+        assert precision(chances, targets) == 0.5
 
 
-def test_prior_log_loss() -> None:
-    assert prior_log_loss(np.array([0, 1, 1, 1])) == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
+class TestLogLoss:
+    def test_by_hand(self) -> None:
+        assert log_loss(binary(0.2, 0.7), np.array([0, 1])) == pytest.approx(-(math.log(0.8) + math.log(0.7)) / 2)
+
+    def test_each_class_counts_alike(self) -> None:
+        chances, targets = binary(0.2, 0.4, 0.7), np.array([0, 0, 1])
+        of_zero, of_one = -(math.log(0.8) + math.log(0.6)) / 2, -math.log(0.7)
+        assert class_weighted_log_loss(chances, targets) == pytest.approx((of_zero + of_one) / 2)
+
+    def test_nothing_is_clamped(self) -> None:
+        chances, targets = binary(1.0, 0.5, 0.5), np.array([0, 0, 1])
+        assert log_loss(chances, targets) == math.inf
+        assert class_weighted_log_loss(chances, targets) == math.inf
+        without = np.array([[1.0, 1, 1], [0, 1, 1]])  # a slide that does not count costs nothing
+        assert log_loss.weighted(problems(chances, targets), without) == pytest.approx([math.inf, math.log(2)])
+
+
+class TestCalibration:
+    def test_bins(self) -> None:
+        assert calibration_bin(np.array([0, 0.01, 1 / 15, 0.07, 0.5, 14 / 15, 0.95, 1])).tolist() == [
+            0, 0, 0, 1, 7, 13, 14, 14,
+        ]  # fmt: skip
+
+    def test_of_the_predicted_class(self) -> None:
+        # confidences .9, .91 (bin 13), .7 (bin 10), .6 (a border: bin 8); right, wrong, right, right
+        chances, targets = binary(0.1, 0.91, 0.7, 0.4), np.array([0, 0, 1, 0])
+        assert ece(chances, targets) == pytest.approx((abs(0.9 + 0.91 - 1) + (1 - 0.7) + (1 - 0.6)) / 4)
+
+    def test_of_labels_it_is_that_of_their_probability(self) -> None:
+        assert ece(np.array([[0.1], [0.9], [0.05]]), np.array([[0.0], [1], [np.nan]])) == pytest.approx(0.1)
+
+    def test_a_class_against_the_rest(self) -> None:
+        part = one_against_rest(binary(0.1, 0.9), np.array([0, 1]))[0]
+        assert part.confidence.tolist() == pytest.approx([0.9, 0.1])
+        assert part.came_true.tolist() == [True, False]
 
 
 class TestSeveralLabels:
     TARGETS = np.array([[1, 0], [0, 1], [1, np.nan], [0, 0]])
-    CHANCES = np.array([[0.9, 0.2], [0.3, 0.7], [0.2, 0.99], [0.1, 0.8]])
+    CHANCES = np.array([[0.9, 0.2], [0.3, 0.7], [0.2, 0.99], [0.1, 0.5]])
 
     def test_means_over_labels_of_what_is_known(self) -> None:
-        # a: .9 and .2 over .3 and .1: 3 of 4 pairs; b: .7 over .2 but not over .8: 1 of 2
-        assert auc(self.CHANCES, self.TARGETS) == pytest.approx((3 / 4 + 1 / 2) / 2)
+        # a: .9 and .2 over .3 and .1: 3 of 4 pairs; b: .7 over .2 and .5
+        assert auc(self.CHANCES, self.TARGETS) == pytest.approx((3 / 4 + 1) / 2)
+        assert average_precision(self.CHANCES, self.TARGETS) == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
         of_a = -np.log([0.9, 0.7, 0.2, 0.9]).mean()
-        of_b = -np.log([0.8, 0.7, 0.2]).mean()
+        of_b = -np.log([0.8, 0.7, 0.5]).mean()
         assert log_loss(self.CHANCES, self.TARGETS) == pytest.approx((of_a + of_b) / 2)
-        assert accuracy(self.CHANCES, self.TARGETS) == pytest.approx((3 / 4 + 2 / 3) / 2)
-        third = -(math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3)
-        assert prior_log_loss(self.TARGETS) == pytest.approx((math.log(2) + third) / 2)
+        assert accuracy(self.CHANCES, self.TARGETS) == pytest.approx((3 / 4 + 2 / 3) / 2)  # a half is a yes
+        assert balanced_accuracy(self.CHANCES, self.TARGETS) == pytest.approx(((1 / 2 + 1) / 2 + (1 + 1 / 2) / 2) / 2)
+        assert f1(self.CHANCES, self.TARGETS) == pytest.approx((2 / 3 + 2 / 3) / 2)
+        of_b = (-np.log(0.7) - np.log([0.8, 0.5]).mean()) / 2
+        assert class_weighted_log_loss(self.CHANCES, self.TARGETS) == pytest.approx((of_a + of_b) / 2)
 
-    def test_no_meaning_where_a_label_is_never_there(self) -> None:
-        assert math.isnan(auc(self.CHANCES[2:], self.TARGETS[2:]))
-
-    def test_intervals(self) -> None:
-        random = np.random.default_rng(0)
-        targets = (random.random((60, 2)) < 0.5).astype(float)
-        chances = np.clip(0.5 + 0.3 * (targets - 0.5) + random.normal(0, 0.2, (60, 2)), 0.01, 0.99)
-        for interval in estimate_all(chances, targets, np.arange(60)).values():
-            assert interval.low < interval.value < interval.high
+    def test_one_against_rest_is_each_label(self) -> None:
+        of_a, of_b = one_against_rest(self.CHANCES, self.TARGETS)
+        assert of_a.targets.tolist() == [1, 0, 1, 0]
+        assert of_b.rows.tolist() == [0, 1, 3]
+        assert of_b.decided.tolist() == [0, 1, 1]
 
 
-class TestEstimate:
-    def test_covers_the_truth_as_often_as_it_claims(self) -> None:
-        random = np.random.default_rng(0)
-        covered = 0
-        for _ in range(60):
-            right = random.random(80) < 0.7
-            chances, targets = binary(*np.where(right, 0.9, 0.1)), np.ones(80, int)
-            interval = estimate(accuracy, chances, targets, np.arange(80))
-            covered += interval.low <= 0.7 <= interval.high
-        assert 51 <= covered <= 60  # 95 % of 60 is 57
+class TestNoMeaning:
+    def test_a_class_has_no_slide(self) -> None:
+        chances, targets = binary(0.1, 0.2), np.array([0, 0])
+        nan = {name for name, metric in METRICS.items() if math.isnan(metric(chances, targets))}
+        assert nan == {"auc", "average_precision", "balanced_accuracy", "f1", "kappa", "class_weighted_log_loss"}
 
-    def test_resamples_patients_not_slides(self) -> None:
-        random = np.random.default_rng(1)
-        targets = np.arange(40) % 2
-        chances = binary(*np.clip(0.5 + 0.2 * (targets - 0.5) + random.normal(0, 0.2, 40), 0.01, 0.99))
-        repeated = np.repeat(np.arange(40), 10)  # ten copies of each slide are no more evidence than one
-        once = estimate(log_loss, chances, targets, np.arange(40))
-        ten_times = estimate(log_loss, chances[repeated], targets[repeated], repeated)
-        assert ten_times.value == pytest.approx(once.value)
-        assert ten_times.high - ten_times.low == pytest.approx(once.high - once.low)
+    def test_a_label_is_never_there(self) -> None:
+        targets = np.array([[1, np.nan], [0, 0]])
+        assert math.isnan(auc(TestSeveralLabels.CHANCES[2:], targets))
 
-    def test_is_repeatable(self) -> None:
-        arguments = binary(0.1, 0.6, 0.4, 0.9), np.array([0, 0, 1, 1]), np.array(["a", "b", "c", "d"])
-        assert estimate_all(*arguments) == estimate_all(*arguments)
-        assert set(estimate_all(*arguments)) == set(METRICS)
+    @pytest.mark.parametrize("targets", [np.empty(0, int), np.empty((0, 2))])
+    @pytest.mark.parametrize("name", METRICS)
+    def test_no_slide(self, name: str, targets: np.ndarray) -> None:
+        assert math.isnan(METRICS[name](np.empty((0, 2)), targets))
 
-    def test_perfect_is_not_certain(self) -> None:
-        targets = np.array([0] * 9 + [1] * 9)
-        perfect = estimate(auc, binary(*targets * 0.8 + 0.1), targets, np.arange(18))
-        assert (perfect.value, perfect.high) == (1, 1)
-        # Newcombe's limit L solves (1 - L)^2 = z^2 var(L) with 9 negatives and 9 positives.
-        low = perfect.low
-        variance = low * (1 - low) * (1 + 8 * (1 - low) / (2 - low) + 8 * low / (1 + low)) / 81
-        assert (1 - low) == pytest.approx(1.959964 * math.sqrt(variance), abs=1e-3)
-        assert 0.7 < low < 0.85
-        assert estimate(accuracy, binary(*targets * 0.8 + 0.1), targets, np.arange(18)).low == pytest.approx(
-            0.025 ** (1 / 18)
-        )
-
-    def test_no_meaning_no_number(self) -> None:
-        interval = estimate(auc, binary(0.1, 0.2), np.array([1, 1]), np.array([0, 1]))
-        assert all(math.isnan(value) for value in interval)
+    def test_never_decided_on(self) -> None:
+        assert math.isnan(precision(binary(0.1, 0.2), np.array([0, 1])))

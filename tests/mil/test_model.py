@@ -10,7 +10,8 @@ from mil.errors import ModelError, SettingsError
 from mil.metadata import MetadataCoder
 from mil.model import Embedding, Features, MILNet, MILOutput, build_model, unstack
 from mil.pooling import POOLINGS
-from mil.settings import ModelSpec, TrainSpec
+from mil.recipe import TrainSpec
+from mil.settings import ModelSpec
 from mil.task import Task
 
 TILES, FEATURES = {"instances": 4}, {"features": 6}
@@ -197,7 +198,7 @@ def test_a_logit_for_each_thing_to_tell(task: Task, logits: int) -> None:
 def test_half_precision_is_for_backbone_and_embedding_alone(pooling: str) -> None:
     coder = MetadataCoder({}, {"age": (50.0, 10.0)})
     model = build_model(spec(pooling=pooling, embed=(8,)), TASK, TILES, coder)
-    model.half_precision = True
+    model.half_precision = torch.bfloat16
     seen: dict[str, torch.dtype] = {}
     for name in ("encoder.backbone", "encoder.embedding", "encoder.positions", "pooling"):
         model.get_submodule(name).register_forward_hook(
@@ -211,7 +212,7 @@ def test_half_precision_is_for_backbone_and_embedding_alone(pooling: str) -> Non
 
 def test_half_precision_takes_features_as_they_are() -> None:
     model = build_model(ModelSpec(embed=(8,)), TASK, FEATURES)
-    model.half_precision = True
+    model.half_precision = torch.bfloat16
     seen: list[Tensor] = []
     model.encoder.backbone.register_forward_hook(lambda _, __, result: seen.append(result))
     features = torch.full((3, 6), 10.01)

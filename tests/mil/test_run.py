@@ -3,8 +3,8 @@
 import csv
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,30 +16,46 @@ from torch._dynamo.exc import TorchDynamoException
 from mil.checkpoint import load_model
 from mil.cohort import Cohort, gather
 from mil.errors import LabelsError, ModelError, RunError
-from mil.folds import Split, make_splits
+from mil.evaluation import Evaluation
+from mil.folds import Folds, Split, make_splits
 from mil.labels import Labels, read_labels, target_column
+from mil.launcher import Launch
 from mil.log import kept
-from mil.loop import train_fold
+from mil.loop import FoldResult, train_fold
 from mil.metrics import auc
 from mil.model import build_model
 from mil.predict import load_run, predict_bag
-from mil.run import train_run
-from mil.settings import ModelSpec, TableSpec, TrainSpec
+from mil.processes import Processes
+from mil.recipe import Recipe
+from mil.run import reader_of, train_run
 from mil.task import Task
 from tests.conftest import Trained
 from tiling.bag import Bag, read_bag
 from tiling.features import read_features, write_features
 
-MODEL = ModelSpec(backbone="test_resnet", train_px=32)
-TABLE = TableSpec()
-SPEC = TrainSpec(folds=2, epochs=2, lr=1e-3, device="cpu")
+RECIPE = Recipe.of(backbone="test_resnet", train_px=32, folds=2, epochs=2, lr=1e-3, cache=None, device="cpu")
+FEATURES = Recipe.of(folds=2, epochs=2, lr=1e-3, device="cpu")
+ONE = Processes(Launch(), torch.device("cpu"))
 
 FOLD_OF = np.arange(12) // 2 % 2
+FOLDS = Folds(FOLD_OF, ("0", "1"))
 
 
 def split(cohort: Cohort, fold: int) -> Split:
     """The split of a fold, with validation rows that are the same whatever the labels of the test fold."""
-    return make_splits(cohort.labels, FOLD_OF, SPEC.valid_share, 0)[fold]
+    return make_splits(cohort.labels, FOLDS, 0.2, 0)[fold]
+
+
+def fold_of(cohort: Cohort, part: Split, recipe: Recipe) -> FoldResult:
+    """A fold trained here, with nothing on disk."""
+    return train_fold(cohort, part, recipe, reader_of(cohort, recipe, ONE), ONE)
+
+
+def run_of(cohort: Cohort, out: Path, recipe: Recipe, **more: Any) -> Evaluation:
+    """A run trained here."""
+    evaluation = train_run(cohort, out, recipe, ONE, **more)
+    assert evaluation is not None
+    return evaluation
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +67,7 @@ class TestFolder:
     def test_holds_what_the_contract_says(self, trained: Trained) -> None:
         assert sorted(path.name for path in trained.run.iterdir()) == [
             "config.yaml", "fold_0", "fold_1", "folds.csv", "learning_curves.png", "log.csv", "metrics.json", "oof.csv",
+            "skipped.csv",
         ]  # fmt: skip
 
     def test_every_slide_is_predicted_once_by_the_fold_that_did_not_see_it(self, trained: Trained) -> None:
@@ -72,10 +89,10 @@ class TestFolder:
         metrics = json.loads((trained.run / "metrics.json").read_text())
         targets = (oof["label"] == "tumour").astype(int).to_numpy()
         chances = oof[["prob_normal", "prob_tumour"]].to_numpy()
-        assert metrics["auc"]["value"] == pytest.approx(auc(chances, targets))
-        assert metrics["auc"]["low"] <= metrics["auc"]["value"] <= metrics["auc"]["high"]
-        assert metrics["log_loss"]["value"] == pytest.approx(-np.log(chances[range(12), targets]).mean())
-        assert metrics["prior_log_loss"] == pytest.approx(np.log(2))
+        assert metrics["slides"]["auc"]["value"] == pytest.approx(auc(chances, targets))
+        assert metrics["slides"]["auc"]["low"] <= metrics["slides"]["auc"]["value"] <= metrics["slides"]["auc"]["high"]
+        assert metrics["slides"]["log_loss"]["value"] == pytest.approx(-np.log(chances[range(12), targets]).mean())
+        assert metrics["slides"]["log_loss"]["baseline"] == pytest.approx(np.log(2))
         assert [fold["slides"] for fold in metrics["folds"]] == [6, 6]
 
     def test_log_has_a_row_an_epoch_and_marks_the_kept_one(self, trained: Trained) -> None:
@@ -89,9 +106,9 @@ class TestFolder:
 
 
 def test_same_seed_same_result(cohort_of_bags: Cohort, tmp_path: Path) -> None:
-    first = train_run(cohort_of_bags, tmp_path / "a", MODEL, SPEC)
-    second = train_run(cohort_of_bags, tmp_path / "b", MODEL, SPEC)
-    assert first == second
+    first = run_of(cohort_of_bags, tmp_path / "a", RECIPE)
+    second = run_of(cohort_of_bags, tmp_path / "b", RECIPE)
+    assert first.as_json() == second.as_json()
     for name in ("oof.csv", "log.csv", "folds.csv", "fold_1/model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -101,7 +118,7 @@ def test_the_reported_fold_chooses_nothing(cohort_of_bags: Cohort) -> None:
     table = cohort_of_bags.labels.table
     turned_table = table.assign(target=np.where(FOLD_OF == 1, 1 - table["target"], table["target"]))
     turned = cohort_of_bags._replace(labels=Labels(turned_table, cohort_of_bags.labels.task))
-    results = [train_fold(each, split(each, 1), MODEL, SPEC, TABLE) for each in (cohort_of_bags, turned)]
+    results = [fold_of(each, split(each, 1), RECIPE) for each in (cohort_of_bags, turned)]
     assert results[0].log == results[1].log
     np.testing.assert_array_equal(results[0].probabilities, results[1].probabilities)
 
@@ -118,25 +135,23 @@ def test_best_weights_are_kept(cohort_of_bags: Cohort, monkeypatch: pytest.Monke
         real(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.optim.AdamW, "zero_grad", noting)
-    spec = TrainSpec(folds=2, epochs=9, patience=2, lr=1e-2, batch_size=99, device="cpu")  # one step an epoch
-    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
+    recipe = RECIPE.but(epochs=9, patience=2, lr=1e-2, batch_size=99, device="cpu")  # one step an epoch
+    result = fold_of(cohort_of_bags, split(cohort_of_bags, 0), recipe)
     assert [row.best for row in result.log] == [True, True, False, False]
     assert kept(result.log).epoch == 1
-    # states[i] is the weight before step i, and so after epoch i - 1.
-    torch.testing.assert_close(weights[0], states[2], rtol=0, atol=0)
+    # states[i] is the weight after step i, and so after epoch i.
+    torch.testing.assert_close(weights[0], states[1], rtol=0, atol=0)
     assert any(weight is weights[0] for weight in result.model.parameters())
 
 
 def test_learns_what_there_is_to_learn(cohort_of_bags: Cohort, tmp_path: Path) -> None:
-    spec = TrainSpec(folds=2, epochs=40, patience=40, batch_size=2, lr=2e-3, device="cpu")
-    assert train_run(cohort_of_bags, tmp_path / "run", MODEL, spec)["auc"].value >= 0.9
+    recipe = RECIPE.but(epochs=40, patience=40, batch_size=2, lr=2e-3, device="cpu")
+    assert run_of(cohort_of_bags, tmp_path / "run", recipe).slides.figures["auc"].value >= 0.9
 
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "logsumexp", "concat", "gated"])
 def test_every_pooling_trains(cohort_of_bags: Cohort, pooling: str) -> None:
-    model = ModelSpec(backbone="test_resnet", train_px=32, pooling=pooling)  # type: ignore[arg-type]
-    spec = TrainSpec(folds=2, epochs=1, device="cpu")
-    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), model, spec, TABLE)
+    result = fold_of(cohort_of_bags, split(cohort_of_bags, 0), RECIPE.but(pooling=pooling, epochs=1))
     assert np.isfinite(result.probabilities).all()
 
 
@@ -144,7 +159,7 @@ def test_three_classes(cohort_of_bags: Cohort, tmp_path: Path) -> None:
     table = cohort_of_bags.labels.table.assign(target=np.arange(12) % 3)
     table["label"] = table["target"].map(lambda target: "xyz"[target])
     three = cohort_of_bags._replace(labels=Labels(table, Task(("x", "y", "z"))))
-    train_run(three, tmp_path / "run", MODEL, SPEC)
+    run_of(three, tmp_path / "run", RECIPE)
     oof = pd.read_csv(tmp_path / "run" / "oof.csv")
     np.testing.assert_allclose(oof[["prob_x", "prob_y", "prob_z"]].sum(axis=1), 1)
 
@@ -156,8 +171,8 @@ def test_several_labels(cohort_of_bags: Cohort, tmp_path: Path) -> None:
     table[target_column("b")] = np.where(np.arange(12) % 3 == 0, 1.0, 0.0)
     table.loc[0, target_column("b")] = np.nan
     several = cohort_of_bags._replace(labels=Labels(table, Task(("a", "b"), "any of")))
-    spec = TrainSpec(folds=2, epochs=30, valid_share=0, batch_size=2, lr=2e-3, device="cpu")
-    train_run(several, tmp_path / "run", MODEL, spec)
+    recipe = RECIPE.but(epochs=30, valid_share=0, batch_size=2, lr=2e-3, device="cpu")
+    run_of(several, tmp_path / "run", recipe)
     oof = pd.read_csv(tmp_path / "run" / "oof.csv", keep_default_na=False)
     chances = oof[["prob_a", "prob_b"]].to_numpy(float)
     assert (chances.sum(axis=1) != 1).all()
@@ -166,13 +181,13 @@ def test_several_labels(cohort_of_bags: Cohort, tmp_path: Path) -> None:
         ";".join(name for name, chance in zip("ab", row, strict=True) if chance >= 0.5) for row in chances
     ]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["auc"]["value"] == pytest.approx(auc(chances, several.labels.targets))
+    assert metrics["slides"]["auc"]["value"] == pytest.approx(auc(chances, several.labels.targets))
 
 
 def test_one_vs_normal(cohort_of_bags: Cohort, tmp_path: Path) -> None:
-    table = cohort_of_bags.labels.table.assign(target=np.arange(12) % 3)
+    table = cohort_of_bags.labels.table.assign(target=np.arange(12) % 3, label=list("xyz") * 4)
     task = Task(("x", "y", "z"), "one vs normal", "y")
-    train_run(cohort_of_bags._replace(labels=Labels(table, task)), tmp_path / "run", MODEL, SPEC)
+    run_of(cohort_of_bags._replace(labels=Labels(table, task)), tmp_path / "run", RECIPE)
     oof = pd.read_csv(tmp_path / "run" / "oof.csv")
     np.testing.assert_allclose(oof[["prob_x", "prob_y", "prob_z"]].sum(axis=1), 1)
     model, card = load_model(tmp_path / "run" / "fold_0")
@@ -181,7 +196,7 @@ def test_one_vs_normal(cohort_of_bags: Cohort, tmp_path: Path) -> None:
 
 
 class TestMetadata:
-    TABLE = TableSpec(categorical=("site",), numeric=("age",))
+    COLUMNS: ClassVar = {"categorical": ("site",), "numeric": ("age",)}
 
     def make(self, cohort: Cohort) -> Cohort:
         """Ages tell the classes apart; the sites of the two folds are different, one slide's age is unknown."""
@@ -194,17 +209,15 @@ class TestMetadata:
     def test_fitted_on_the_training_part_alone(self, cohort_of_bags: Cohort) -> None:
         cohort = self.make(cohort_of_bags)
         part = split(cohort, 0)
-        result = train_fold(cohort, part, MODEL, SPEC, self.TABLE)
+        result = fold_of(cohort, part, RECIPE.but(**self.COLUMNS))
         ages = [40 + 20 * (row % 2) for row in part.train]
         assert result.metadata.categories == {"site": ("colon",)}  # skin is unknown to it
         assert result.metadata.scales["age"] == pytest.approx((np.mean(ages), np.std(ages)))
 
     def test_is_learned_from_and_saved(self, cohort_of_bags: Cohort, tmp_path: Path) -> None:
         cohort = self.make(cohort_of_bags)
-        spec = TrainSpec(
-            folds=2, epochs=40, patience=40, batch_size=4, lr=1e-4, lr_head=1e-2, freeze="all", device="cpu"
-        )
-        train_run(cohort, tmp_path / "run", MODEL, spec, self.TABLE)
+        settings = {"epochs": 40, "patience": 40, "lr": 1e-4, "lr_head": 1e-2, "freeze": "all"}
+        run_of(cohort, tmp_path / "run", RECIPE.but(**settings, **self.COLUMNS))
         run = load_run(tmp_path / "run", torch.device("cpu"))
         assert run.card.metadata.columns == ("site", "age")
         bag = read_bag(cohort.bags[3].path)
@@ -241,10 +254,9 @@ class TestFeatures:
 
     @pytest.mark.parametrize("pooling", ["attention", "max"])
     def test_learned_and_scored(self, cohort: Cohort, tmp_path: Path, pooling: str) -> None:
-        model = ModelSpec(pooling=pooling, embed=(8,), standardize=True)  # type: ignore[arg-type]
-        spec = TrainSpec(folds=2, epochs=60, valid_share=0, batch_size=2, lr=1e-2, lr_end=1e-3, device="cpu")
-        estimates = train_run(cohort, tmp_path / "run", model, spec)
-        assert estimates["auc"].value >= 0.9
+        more = {"pooling": pooling, "embed": (8,), "epochs": 60, "valid_share": 0.0, "batch_size": 2, "lr_end": 1e-3}
+        estimates = run_of(cohort, tmp_path / "run", FEATURES.but(standardize=True, lr=1e-2, **more))
+        assert estimates.slides.figures["auc"].value >= 0.9
         oof = pd.read_csv(tmp_path / "run" / "oof.csv")
         assert oof["tiles"].tolist() == cohort.sizes
         run = load_run(tmp_path / "run", torch.device("cpu"), instance_chunk=4)
@@ -256,7 +268,7 @@ class TestFeatures:
 
     def test_standardised_on_the_training_part_alone(self, cohort: Cohort) -> None:
         part = split(cohort, 0)
-        result = train_fold(cohort, part, ModelSpec(standardize=True), SPEC, TABLE)
+        result = fold_of(cohort, part, FEATURES.but(standardize=True))
         seen = np.concatenate([read_features(cohort.bags[row]).features_NC for row in part.train])
         inputs = result.model.encoder.backbone
         np.testing.assert_allclose(inputs.mean, seen.mean(0), rtol=1e-5)
@@ -264,50 +276,50 @@ class TestFeatures:
         assert inputs.deviation[5] == 1  # the same everywhere
 
     def test_config_says_nothing_of_a_backbone(self, cohort: Cohort, tmp_path: Path) -> None:
-        train_run(cohort, tmp_path / "run", ModelSpec(), SPEC)
+        run_of(cohort, tmp_path / "run", FEATURES)
         assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["backbone"] is None
 
 
 def test_learning_rate_in_the_log_is_that_of_the_backbone(cohort_of_bags: Cohort) -> None:
-    spec = replace(SPEC, freeze="all", lr_attention=0.0, lr_end=1e-5)
-    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
+    recipe = RECIPE.but(freeze="all", lr_attention=0.0, lr_end=1e-5)
+    result = fold_of(cohort_of_bags, split(cohort_of_bags, 0), recipe)
     assert [row.lr for row in result.log] == pytest.approx([1e-3, 1e-5 + (1e-3 - 1e-5) / 2])
 
 
 def test_head_norm_and_a_bag_left_over(cohort_of_bags: Cohort, tmp_path: Path) -> None:
     """Of five training slides in fours none may come alone."""
-    model = replace(MODEL, head_hidden=4, head_norm=True)
+    recipe = RECIPE.but(head_hidden=4, head_norm=True)
     part = split(cohort_of_bags, 0)
     part = part._replace(train=np.concatenate([part.train, part.valid])[:5])
-    result = train_fold(cohort_of_bags, part, model, SPEC, TABLE)
+    result = fold_of(cohort_of_bags, part, recipe)
     assert np.isfinite(result.probabilities).all()
-    with pytest.raises(ModelError, match="--head-norm takes means over the bags of a step: give a --batch-size of 2"):
-        train_run(cohort_of_bags, tmp_path / "run", model, replace(SPEC, batch_size=1))
+    with pytest.raises(ModelError, match="--head-norm takes means over bags: give a --batch-size of 2 or more"):
+        run_of(cohort_of_bags, tmp_path / "run", recipe.but(batch_size=1))
 
 
 def test_config_names_the_backbone_that_was_taken(
     cohort_of_bags: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mil.run.DEFAULT_BACKBONE", "test_resnet")
-    train_run(cohort_of_bags, tmp_path / "run", ModelSpec(train_px=32), SPEC)
+    run_of(cohort_of_bags, tmp_path / "run", RECIPE.but(backbone=None))
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["backbone"] == "test_resnet"
 
 
 def test_without_validation_all_other_folds_train_and_the_last_epoch_is_kept(cohort_of_bags: Cohort) -> None:
-    spec = replace(SPEC, valid_share=0.0, epochs=3, patience=1)
-    part = make_splits(cohort_of_bags.labels, FOLD_OF, 0, 0)[1]
+    recipe = RECIPE.but(valid_share=0.0, epochs=3, patience=1)
+    part = make_splits(cohort_of_bags.labels, FOLDS, 0, 0)[1]
     assert (len(part.train), len(part.valid), len(part.test)) == (6, 0, 6)
-    result = train_fold(cohort_of_bags, part, MODEL, spec, TABLE)
+    result = fold_of(cohort_of_bags, part, recipe)
     assert [row.best for row in result.log] == [True] * 3
     assert kept(result.log).epoch == 2
     assert all(np.isnan(row.valid_loss) for row in result.log)
 
 
 def test_freezing_leaves_the_backbone_as_it_was(cohort_of_bags: Cohort) -> None:
-    spec = replace(SPEC, freeze="all", lr_head=1e-2)
-    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
-    torch.manual_seed(spec.seed)
-    start = build_model(MODEL, cohort_of_bags.labels.task, cohort_of_bags.bag_spec).state_dict()
+    recipe = RECIPE.but(freeze="all", lr_head=1e-2)
+    result = fold_of(cohort_of_bags, split(cohort_of_bags, 0), recipe)
+    torch.manual_seed(0)
+    start = build_model(RECIPE.model, cohort_of_bags.labels.task, cohort_of_bags.bag_spec).state_dict()
     for name, value in result.model.state_dict().items():
         assert torch.equal(value, start[name]) == name.startswith("encoder.backbone"), name
 
@@ -321,10 +333,10 @@ def test_freezing_leaves_the_backbone_as_it_was(cohort_of_bags: Cohort) -> None:
     ],
 )
 def test_settings_of_training_are_taken(cohort_of_bags: Cohort, settings: dict[str, object]) -> None:
-    spec = replace(SPEC, **settings)  # type: ignore[arg-type]
-    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
+    recipe = RECIPE.but(**settings)  # type: ignore[arg-type]
+    result = fold_of(cohort_of_bags, split(cohort_of_bags, 0), recipe)
     assert np.isfinite(result.probabilities).all()
-    plain = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, SPEC, TABLE)
+    plain = fold_of(cohort_of_bags, split(cohort_of_bags, 0), RECIPE)
     assert not np.array_equal(result.probabilities, plain.probabilities)
 
 
@@ -332,7 +344,7 @@ def test_skipped_slides_keep_a_row(cohort_of_bags: Cohort, tmp_path: Path) -> No
     missing = pd.DataFrame(
         {"slide_id": ["gone"], "patient_id": ["p"], "label": ["tumour"], "error": ["it is cut short"]}
     )
-    train_run(cohort_of_bags._replace(missing=missing), tmp_path / "run", MODEL, SPEC)
+    run_of(cohort_of_bags._replace(missing=missing), tmp_path / "run", RECIPE)
     last = pd.read_csv(tmp_path / "run" / "oof.csv").iloc[-1]
     assert (last["slide_id"], last["label"], last["status"], last["error"]) == (
         "gone",
@@ -351,14 +363,14 @@ def test_trains_in_one_process_inside_a_job_of_slurm(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     for name, value in {"JOB_ID": "7", "NTASKS": "2", "PROCID": "0", "LOCALID": "0", "NODELIST": "n1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    result = train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, SPEC, TABLE)
+    result = fold_of(cohort_of_bags, split(cohort_of_bags, 0), RECIPE)
     assert len(result.log) == 2
 
 
 def test_diverged_training_is_an_error(cohort_of_bags: Cohort) -> None:
-    spec = TrainSpec(folds=2, epochs=3, lr=1e20, device="cpu")
+    recipe = RECIPE.but(epochs=3, lr=1e20, device="cpu")
     with pytest.raises(ModelError, match=r"the loss of fold 0 became .* in epoch \d; lower --lr"):
-        train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
+        fold_of(cohort_of_bags, split(cohort_of_bags, 0), recipe)
 
 
 def test_batch_of_one_tile_is_an_error_that_helps(cohort_of_bags: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,9 +378,9 @@ def test_batch_of_one_tile_is_an_error_that_helps(cohort_of_bags: Cohort, monkey
         return torch.zeros(1, 3, px, px, dtype=torch.uint8)
 
     monkeypatch.setattr("mil.data.bag_tensor", one_tile)
-    spec = TrainSpec(folds=2, epochs=1, batch_size=1, device="cpu")
+    recipe = RECIPE.but(epochs=1, batch_size=1, device="cpu")
     with pytest.raises(ModelError, match="Expected more than 1 value .*; raise --batch-size, or --instance-chunk"):
-        train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, spec, TABLE)
+        fold_of(cohort_of_bags, split(cohort_of_bags, 0), recipe)
 
 
 def test_compiler_that_fails_is_an_error_that_helps(cohort_of_bags: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,20 +389,20 @@ def test_compiler_that_fails_is_an_error_that_helps(cohort_of_bags: Cohort, monk
 
     monkeypatch.setattr("mil.backbone.Backbone.forward", fails)
     with pytest.raises(ModelError, match="cannot be compiled here .no working C.* compiler.; train without --compile"):
-        train_fold(cohort_of_bags, split(cohort_of_bags, 0), MODEL, SPEC, TABLE)
+        fold_of(cohort_of_bags, split(cohort_of_bags, 0), RECIPE)
 
 
 def test_what_is_refused_leaves_no_folder(cohort_of_bags: Cohort, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="timm has no model"):
-        train_run(cohort_of_bags, tmp_path / "run", ModelSpec(backbone="nonsense"), SPEC)
+        run_of(cohort_of_bags, tmp_path / "run", RECIPE.but(backbone="nonsense"))
     with pytest.raises(LabelsError, match="fewer than the 7 folds"):
-        train_run(cohort_of_bags, tmp_path / "run", MODEL, TrainSpec(folds=7, device="cpu"))
+        run_of(cohort_of_bags, tmp_path / "run", RECIPE.but(folds=7))
     assert not (tmp_path / "run").exists()
 
 
 def test_run_folder_that_exists(cohort_of_bags: Cohort, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="exists; choose another --out or delete it"):
-        train_run(cohort_of_bags, tmp_path, MODEL, SPEC)
+    with pytest.raises(RunError, match="exists; give --resume to go on with a run, or choose another --out"):
+        run_of(cohort_of_bags, tmp_path, RECIPE)
 
 
 def test_bags_hold_the_lesion(trained: Trained) -> None:

@@ -6,6 +6,7 @@ random tiles. Measured is the peak beyond what was there before the network (ben
 
 import argparse
 import ctypes
+import gc
 import json
 import os
 import subprocess
@@ -103,6 +104,7 @@ def measure(
         return net, make_optimizer(net, recipe.optim)
 
     step(*build(), 1)  # what is loaded and made once
+    gc.collect()  # a network holds itself
     if device == "cpu":
         ctypes.CDLL(None).malloc_trim(0)
     before = reset_peak(device)

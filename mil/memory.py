@@ -1,4 +1,4 @@
-"""How much memory a training step needs, and how much there is.
+"""How much memory a training step needs, and which settings would need less.
 
 The step is played through with tensors that have shapes and no values (PyTorch's fake tensors): forward and backward of
 the very network, chunks and half precision included. Every storage is counted while it lives, as PyTorch's own
@@ -7,13 +7,11 @@ kernels take for themselves while they work.
 """
 
 import copy
-import os
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -27,11 +25,12 @@ from mil.metadata import fit_metadata
 from mil.model import MILNet, build_model
 from mil.optim import make_optimizer, prepare
 from mil.recipe import OptimSpec, Recipe
+from mil.room import available_bytes
 from mil.settings import ModelSpec
 from mil.task import Task
 from tiling.features import FEATURES
 
-GB = 10**9
+GB, MB = 10**9, 10**6
 _PROBE = 128
 
 
@@ -91,21 +90,6 @@ def state_share(spec: OptimSpec) -> float:
     return kept / sum(map(_bytes, net.parameters()))
 
 
-def available_bytes(device: torch.device) -> int:
-    """Bytes this process can still take on a device; of a GPU those that PyTorch holds and does not use count too.
-
-    On a CPU it is what Linux calls available, or less where a control group (a job of Slurm, a container) has a limit.
-    """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    lines = _read(Path("/proc/meminfo")).splitlines()
-    free_bytes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    if not free_bytes:  # another system than Linux
-        free_bytes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    return min([*free_bytes, *_left_in_groups(Path("/sys/fs/cgroup"), _read(Path("/proc/self/cgroup")))])
-
-
 def out_of_memory_sentence(
     error: BaseException, cohort: Cohort, recipe: Recipe, device: torch.device, processes: int = 1
 ) -> str | None:
@@ -127,8 +111,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_gb(size: float) -> str:
-    """Bytes for a reader: `5.2 GB`."""
-    return f"{size / GB:.1f} GB"
+    """Bytes for a reader: `5.2 GB`, `340 MB`."""
+    return f"{size / GB:.1f} GB" if size >= GB else f"{size / MB:.0f} MB"
 
 
 def settings_that_fit(
@@ -267,37 +251,3 @@ def _bytes(tensor: Tensor) -> int:
 
 def _is_whole(recipe: Recipe) -> bool:
     return recipe.train.precision == "fp32"
-
-
-def _left_in_groups(root: Path, groups: str) -> Iterator[int]:
-    """What the limits of a process's control groups leave of memory; `groups` is its /proc/PID/cgroup.
-
-    Version 2 of control groups and version 1. What the kernel can drop, cached files, is not counted as used.
-    """
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, names = root, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        own = base / path.lstrip("/")
-        for folder in [own, *own.parents[: len(own.parts) - len(base.parts)]]:
-            if (left := _left(folder, *names)) is not None:
-                yield left
-
-
-def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
-    most, used = _read(folder / limit).strip(), _read(folder / usage).strip()
-    if not (most.isdecimal() and used.isdecimal()):  # "max", or no such group
-        return None
-    stat = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
-    return max(0, int(most) - int(used) + int(stat.get(droppable, 0)))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

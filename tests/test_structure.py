@@ -21,7 +21,9 @@ ONLY_IMPORTED_BY = {
 }  # fmt: skip
 LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".split()} | {
     f"mil.{name}"
-    for name in "alexnet averaging chunks depth head layout luminosity metrics overlay pooling task tint warp".split()
+    for name in (
+        "alexnet averaging chunks depth head layout luminosity metrics overlay pooling room task tint warp".split()
+    )
 }
 MIL_MAY_USE = {f"tiling.{name}" for name in "bag bags errors features manifest output progress settings slide".split()}
 

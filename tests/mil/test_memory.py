@@ -1,7 +1,7 @@
 """What a step needs is counted right, and what there is is found wherever a limit stands."""
 
+import re
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,8 +12,9 @@ from mil.labels import Labels
 from mil.memory import (
     _extrapolated,
     _halves,
-    _left_in_groups,
-    available_bytes,
+    _network,
+    _Peak,
+    is_out_of_memory,
     out_of_memory_sentence,
     settings_that_fit,
     state_share,
@@ -29,6 +30,9 @@ SMALL = Recipe(
     train=TrainSpec(batch_size=2, precision="fp32"),
     augment=AugmentSpec(augment=False),
 )
+
+
+WIDE = Recipe(model=ModelSpec(embed=(2048, 16)), train=TrainSpec(batch_size=2, precision="fp32"))  # of features
 
 
 def cohort(*sizes: int, **spec: object) -> Cohort:
@@ -80,11 +84,17 @@ class TestStep:
         )
         assert added.step > plain.step
 
-    def test_nothing_is_left_behind(self) -> None:
-        """Weights are there as before, with values."""
-        torch.manual_seed(0)
-        step_memory(cohort(2), SMALL, CPU)
-        assert torch.zeros(1).item() == 0
+    @pytest.mark.parametrize("change", [{}, {"instance_chunk": 5}, {"freeze": "all"}, {"precision": "bf16"}])
+    def test_is_what_a_step_with_values_takes(self, change: dict[str, object]) -> None:
+        """The same count over a real step."""
+        recipe = replace(SMALL, train=replace(SMALL.train, **change))
+        estimate = step_memory(cohort(8, 8), recipe, CPU).step
+        net, _ = _network(cohort(8, 8), recipe, CPU)
+        instances = torch.zeros(16, 3, 32, 32, dtype=torch.uint8)
+        with _Peak([*net.parameters(), *net.buffers(), instances]) as peak:
+            loss = net(instances, torch.ones(2, 8, dtype=torch.bool)).logits_BK.square().sum()
+            torch.autograd.backward(loss)
+        assert estimate == pytest.approx(peak.most, rel=0.05)
 
 
 def test_many_chunks_from_three() -> None:
@@ -109,60 +119,46 @@ def test_halves() -> None:
     assert (_halves(16, 2), _halves(17, 4), _halves(1, 1), _halves(4, 1)) == ([8, 4, 2], [16, 8, 4], [], [2, 1])
 
 
-class TestAvailable:
-    def test_here(self) -> None:
-        total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
-        assert 0 < available_bytes(CPU) <= total
-
-    def test_group_of_version_2_and_those_above_it(self, tmp_path: Path) -> None:
-        for folder, limit, used, files in (
-            ("", "max", 9000, 0), ("job", "1000", 700, 100), ("job/step", "max", 700, 0),
-            ("job/step/task", "900", 950, 0),
-        ):  # fmt: skip
-            group = tmp_path / folder
-            group.mkdir(exist_ok=True)
-            (group / "memory.max").write_text(f"{limit}\n")
-            (group / "memory.current").write_text(f"{used}\n")
-            (group / "memory.stat").write_text(f"anon 5\ninactive_file {files}\n")
-        assert list(_left_in_groups(tmp_path, "0::/job/step\n")) == [400]
-        assert list(_left_in_groups(tmp_path, "0::/job/step/task\n")) == [0, 400]
-
-    def test_group_of_version_1(self, tmp_path: Path) -> None:
-        group = tmp_path / "memory" / "slurm" / "job_1"
-        group.mkdir(parents=True)
-        (group / "memory.limit_in_bytes").write_text("5000\n")
-        (group / "memory.usage_in_bytes").write_text("3000\n")
-        (group / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 500\n")
-        assert list(_left_in_groups(tmp_path, "5:cpu:/\n4:memory,x:/slurm/job_1\n0::/\n")) == [2500]
-
-
 class TestOutOfMemory:
     @pytest.mark.parametrize(
-        "error",
+        ("error", "expected"),
         [
-            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-            RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried"),
-            MemoryError(),
+            (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+            (MemoryError(), True),
+            (RuntimeError("shapes differ"), False),
+            (ValueError("can't allocate memory"), False),
         ],
     )
-    def test_sentence(self, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-        bags = cohort(64, 64)
-        needs = step_memory(bags, SMALL, CPU).total
-        monkeypatch.setattr("mil.memory.available_bytes", lambda device: needs // 2)
-        sentence = out_of_memory_sentence(error, bags, SMALL, CPU)
-        assert sentence is not None
-        assert sentence.startswith(
-            "out of memory: a step of 2 bags with 128 tiles of 32 px needs about 0.0 GB, and 0.0"
+    def test_which_errors_are_meant(self, error: BaseException, expected: bool) -> None:
+        assert is_out_of_memory(error) is expected
+
+    def test_sentence(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        bags = cohort(4000, 4000, features=64)
+        monkeypatch.setattr(
+            "mil.memory.available_bytes", lambda device: round(0.6 * step_memory(bags, WIDE, CPU).total)
         )
-        assert "--instance-chunk 32 would need" in sentence or "--instance-chunk 16 would need" in sentence
+        with pytest.raises(RuntimeError) as caught:
+            torch.empty(2**60)
+        sentence = out_of_memory_sentence(caught.value, bags, WIDE, CPU)
+        assert sentence is not None
+        assert re.fullmatch(
+            r"out of memory: a step of 2 bags with 8000 instances needs about \d+ MB, and \d+ MB are free on the "
+            r"machine; --instance-chunk (4096|2048) would need about \d+ MB, --batch-size 1 would need about \d+ MB",
+            sentence,
+        )
+        assert out_of_memory_sentence(RuntimeError("shapes differ"), bags, WIDE, CPU) is None
 
     def test_what_is_named_fits_and_the_next_larger_does_not(self) -> None:
-        bags, there = cohort(64, 64), step_memory(cohort(24, 24), SMALL, CPU).total
-        ((flag, size),) = [found for found in settings_that_fit(bags, SMALL, CPU, there) if "chunk" in found[0]]
+        bags = cohort(4000, 4000, features=64)
+        there = step_memory(cohort(1500, 1500, features=64), WIDE, CPU).total
+        ((flag, size),) = [found for found in settings_that_fit(bags, WIDE, CPU, there) if "chunk" in found[0]]
         chunk = int(flag.split()[1])
         assert size.total <= there
-        larger = replace(SMALL, train=replace(SMALL.train, instance_chunk=2 * chunk))
+        larger = replace(WIDE, train=replace(WIDE.train, instance_chunk=2 * chunk))
         assert step_memory(bags, larger, CPU).total > there
 
-    def test_other_errors_are_not_ours(self) -> None:
-        assert out_of_memory_sentence(RuntimeError("shapes differ"), cohort(2), SMALL, CPU) is None
+    def test_nothing_that_fits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("mil.memory.available_bytes", lambda device: 1000)
+        sentence = out_of_memory_sentence(MemoryError(), cohort(2), SMALL, CPU)
+        assert sentence is not None
+        assert sentence.endswith("; take a smaller --train-px or --backbone, or fewer --instances when tiling")

@@ -1,0 +1,231 @@
+"""What stands in the way of a training, found in seconds, before anything is trained.
+
+Nothing is checked by other rules than those of the training itself: what it would raise, one thing at a time, is
+gathered here, and what it would not mind but a user should know stands beside it.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mil.cohort import Cohort, match
+from mil.folds import Split, make_folds, make_split
+from mil.labels import Labels, read_labels
+from mil.leaks import Shared, crossing, find_shared, in_words
+from mil.memory import in_gb, settings_that_fit, step_memory
+from mil.predict import pick_device
+from mil.recipe import Recipe
+from mil.report import Report, some
+from mil.room import available_bytes
+from mil.settings import DEFAULT_BACKBONE
+from mil.task import ANY_OF
+from mil.trial import describe, seconds_per_instance, try_model
+from tiling.bag import BagRef, read_bag
+from tiling.errors import TilingError
+from tiling.features import FEATURES, read_features
+
+FEW_PATIENTS = 10  # of a class: an interval over them is hardly shorter than all there is
+TIGHT = 0.85  # of the memory, above which what the estimate does not see may be too much
+
+
+def examine(bags: Path, labels: Path, recipe: Recipe, processes: int = 1) -> Report:
+    """What is right and wrong with bags, labels and settings of a training; nothing is trained, nothing is written."""
+    report = Report()
+    read = report.attempt(lambda: read_labels(labels, recipe.table))
+    device = report.attempt(lambda: pick_device(recipe.train.device)) or torch.device("cpu")
+    if read is None:
+        return report
+    report.lines += _labels(read)
+    matched = report.attempt(lambda: match(read, bags, recipe.train.skip_missing))
+    if matched is None:
+        return report
+    report.problems += map(str, matched.problems)
+    if (cohort := matched.cohort) is None:
+        return report
+    report.lines += _bags(cohort)
+    broken = _broken(cohort)
+    report.problems += broken
+    splits = _splits(report, cohort, recipe)
+    if not broken:
+        _leaks(report, cohort, splits)
+    _model(report, cohort, splits, recipe, device, processes)
+    _cache(report, cohort, bags, recipe)
+    report.notes += _notes(cohort, splits, recipe)
+    return report
+
+
+def _labels(labels: Labels) -> Iterator[str]:
+    yield f"labels   {len(labels)} slides of {labels.table['patient_id'].nunique()} patients"
+    for name, slides, patients in zip(labels.strata, labels.strata.sum(), labels.patients, strict=True):
+        yield f"         {name}: {slides} slides of {patients} patients"
+
+
+def _bags(cohort: Cohort) -> Iterator[str]:
+    spec, sizes = cohort.bag_spec, cohort.sizes
+    features = spec.get(FEATURES)
+    kind = f"features ({features} of {spec.get('encoder') or 'an encoder unknown'})"
+    kind = kind if features is not None else f"tiles of {spec.get('size')} px"
+    range_of = f"{min(sizes)} to {max(sizes)} (median {np.median(sizes):g})" if len({*sizes}) > 1 else f"{sizes[0]}"
+    yield f"bags     {len(cohort.bags)}, each of {range_of} {kind}"
+    if len(cohort.missing):
+        yield f"         {len(cohort.missing)} labelled slides have none:"
+        rows = zip(cohort.missing["slide_id"], cohort.missing["error"], strict=True)
+        yield from (f"         {row}" for row in some([f"{slide_id}: {error}" for slide_id, error in rows]))
+    if cohort.unlabelled:
+        named = ", ".join(some(cohort.unlabelled))
+        yield f"         {len(cohort.unlabelled)} bags have no label and are not used: {named}"
+
+
+def _broken(cohort: Cohort) -> list[str]:
+    """What is wrong with bags whose headers are right: all are read, and a picture of each is decoded."""
+    look = _look_at_features if FEATURES in cohort.bag_spec else _look_at_tiles
+    with ThreadPoolExecutor() as pool:
+        return some([found for found in pool.map(look, cohort.bags) if found is not None])
+
+
+def _look_at_features(ref: BagRef) -> str | None:
+    return _said(lambda: read_features(ref))
+
+
+def _look_at_tiles(ref: BagRef) -> str | None:
+    def look() -> None:
+        bag = read_bag(ref)
+        bag.tile(len(bag) - 1)
+        try:
+            bag.overview_rgb()
+        except ValueError as error:
+            raise TilingError(f"the overview of {ref} cannot be decoded ({error}); {ref.remedy}") from error
+
+    return _said(look)
+
+
+def _said(work: Callable[[], object]) -> str | None:
+    try:
+        work()
+    except TilingError as error:
+        return str(error)
+    return None
+
+
+def _splits(report: Report, cohort: Cohort, recipe: Recipe) -> list[Split]:
+    """The splits of those folds that can be trained, as a table in the report."""
+    labels, spec = cohort.labels, recipe.train
+    folds = report.attempt(lambda: make_folds(labels, spec.folds, spec.seed))
+    if folds is None:
+        return []
+    splits = []
+    for fold in range(len(folds.names)):
+        split = report.attempt(partial(make_split, labels, folds, fold, spec.valid_share, spec.seed))
+        splits += [] if split is None else [split]
+    report.lines.append("folds    slides (of patients) to train on, to stop on and to test, and what those tested are")
+    columns = ["fold", "train", "valid", "test", *labels.strata]
+    table = pd.DataFrame([_sides(labels, split) for split in splits], columns=columns)
+    report.lines += [f"         {line}" for line in table.to_string(index=False).splitlines() if splits]
+    return splits
+
+
+def _sides(labels: Labels, split: Split) -> list[object]:
+    """A row of the table of folds."""
+    patients, strata = labels.table["patient_id"], labels.strata.iloc[split.test].sum()
+    sides = (f"{len(rows)} ({patients.iloc[rows].nunique()})" for rows in (split.train, split.valid, split.test))
+    return [split.name, *sides, *strata]
+
+
+def _leaks(report: Report, cohort: Cohort, splits: Sequence[Split]) -> None:
+    shared = report.attempt(lambda: find_shared(cohort.bags))
+    if shared is None or not splits:
+        return
+    leaks = crossing(shared, splits)
+    report.problems += some([in_words(cohort, [leak]) for leak in leaks])
+    if not leaks:
+        report.lines.append("leaks    none: no patient, overview or tile is on two sides of a split")
+    report.notes += some([_twice(cohort, pair) for pair in shared if pair not in set(leaks)])
+
+
+def _twice(cohort: Cohort, pair: Shared) -> str:
+    first, second = (cohort.labels.table.iloc[place] for place in pair[:2])
+    labels = "" if first["label"] == second["label"] else f", and are labelled {first['label']} and {second['label']}"
+    return (
+        f"the slides {first['slide_id']!r} and {second['slide_id']!r} have {pair.what}{labels}; they are always on one "
+        "side, but count twice"
+    )
+
+
+def _model(
+    report: Report, cohort: Cohort, splits: Sequence[Split], recipe: Recipe, device: torch.device, processes: int
+) -> None:
+    tried = report.attempt(lambda: try_model(cohort, recipe, device, processes))
+    if tried is None:
+        return
+    net, weights = tried
+    report.lines.append(f"model    {describe(net, recipe)}")
+    if weights is not None:
+        report.lines.append(f"         {weights}")
+    _memory(report, cohort, recipe, device, processes)
+    if splits and report.healthy:
+        slides = splits[0].train
+        seconds = sum(cohort.sizes[row] for row in slides) * seconds_per_instance(net, cohort, recipe, device)
+        took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+        report.lines.append(f"time     about {took} for the steps of an epoch of {len(slides)} slides, by a small one")
+
+
+def _memory(report: Report, cohort: Cohort, recipe: Recipe, device: torch.device, processes: int) -> None:
+    needs = report.attempt(lambda: step_memory(cohort, recipe, device, processes))
+    if needs is None:
+        return
+    there, where = available_bytes(device), "GPU" if device.type == "cuda" else "machine"
+    text = f"a step of {needs.bags} bags with {needs.instances} instances needs about {in_gb(needs.total)}"
+    report.lines += [
+        f"memory   {text}, {in_gb(there)} are free on this {where}",
+        f"         weights {in_gb(needs.weights)}, optimiser {in_gb(needs.optimizer)}, instances "
+        f"{in_gb(needs.inputs)}, activations and gradients {in_gb(needs.step)}",
+    ]
+    if needs.total > there:
+        fitting = settings_that_fit(cohort, recipe, device, there, processes)
+        would = ", or ".join(f"{flag} (about {in_gb(size.total)})" for flag, size in fitting)
+        remedy = f"give {would}" if would else "take a smaller --train-px or --backbone"
+        report.problems.append(f"{text} of memory, and {in_gb(there)} are free on this {where}; {remedy}")
+    elif needs.total > TIGHT * there:
+        report.notes.append("memory is tight: kernels take some for themselves that the estimate does not see")
+
+
+def _cache(report: Report, cohort: Cohort, bags: Path, recipe: Recipe) -> None:
+    where = recipe.train.cache
+    if where is None or FEATURES in cohort.bag_spec:
+        return
+    size = sum(cohort.sizes) * 3 * recipe.model.train_px**2
+    folder = (bags if bags.is_dir() else bags.parent) if where == "auto" else Path(where)
+    free = shutil.disk_usage(next(each for each in [folder, *folder.absolute().parents] if each.exists())).free
+    report.lines.append(f"cache    {in_gb(size)} of tiles at {recipe.model.train_px} px, {in_gb(free)} are free")
+    if size > free:
+        sentence = f"a cache of {in_gb(size)} does not fit into {str(folder)!r}, where {in_gb(free)} are free"
+        if where == "auto":
+            report.notes.append(f"{sentence}: there will be none, and every epoch decodes all tiles")
+        else:
+            report.problems.append(f"{sentence}; give --cache FOLDER on another disk, or --cache null for none")
+
+
+def _notes(cohort: Cohort, splits: Sequence[Split], recipe: Recipe) -> Iterator[str]:
+    labels, model, train = cohort.labels, recipe.model, recipe.train
+    for name, patients in labels.patients.items():
+        if patients < FEW_PATIENTS:
+            yield f"{name!r} has {patients} patients: intervals will be wide, and folds will differ by chance"
+    alone = [split.name for split in splits if labels.at(split.test).strata.any().sum() < 2]
+    if alone and labels.task.kind != ANY_OF:
+        yield f"tested on one class alone, and so without an AUC of their own: the folds {', '.join(alone)}"
+    if FEATURES in cohort.bag_spec:
+        return
+    size = cohort.bag_spec.get("size")
+    if size is not None and model.train_px > size:
+        yield f"tiles of {size} px are enlarged to {model.train_px}, which shows nothing more; lower --train-px"
+    if not model.pretrained and model.weights is None:
+        yield f"{model.backbone or DEFAULT_BACKBONE} starts from random weights; --pretrained or --weights learn sooner"
+    least = sum(sorted(cohort.sizes)[: train.batch_size])
+    if train.batch_norm == "train" and min(least, train.instance_chunk or least) < FEW_PATIENTS:
+        yield "batch norms of the backbone, if it has any, would take means over few tiles; see --batch-norm frozen"

@@ -1,0 +1,66 @@
+"""A network as a training would start with it, tried before anything is trained: whether it can be, and how fast."""
+
+import time
+
+import torch
+
+from mil.cohort import Cohort
+from mil.errors import ModelError
+from mil.metadata import fit_metadata
+from mil.model import MILNet, bare, build_model, start_from_weights
+from mil.optim import make_optimizer, prepare
+from mil.recipe import Recipe
+from mil.weights import WeightsReport
+from tiling.features import FEATURES
+
+_TIMED = 8  # instances of the step that is timed
+
+
+def try_model(
+    cohort: Cohort, recipe: Recipe, device: torch.device, world: int = 1
+) -> tuple[MILNet, WeightsReport | None]:
+    """The network of a training by `world` processes with the weights it starts from, and what is to say of those.
+
+    Its optimiser is made too, so that all that does not fit is refused: raises ModelError or SettingsError.
+    """
+    metadata = fit_metadata(cohort.labels.table, recipe.table.categorical, recipe.table.numeric)
+    net = build_model(recipe.model, cohort.labels.task, cohort.bag_spec, metadata)
+    weights = start_from_weights(net, recipe.model)
+    prepare(net, recipe.train, device, world)
+    make_optimizer(net, recipe.optim)
+    for bags, why in ((1, "each process takes a bag of a batch"), (2, "--head-norm takes means over bags")):
+        if recipe.train.batch_size < bags * world and (bags == 1 or recipe.model.head_norm):
+            raise ModelError(f"{why}: give a --batch-size of {bags * world} or more")
+    return net, weights
+
+
+def describe(net: MILNet, recipe: Recipe) -> str:
+    """What a network is, in a line."""
+    weights = sum(weight.numel() for weight in net.parameters())
+    learning = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
+    share = f"{weights / 1e6:.1f} million weights, of which {100 * learning / weights:.0f} % learn"
+    backbone = bare(net.encoder.backbone)
+    if backbone is None:
+        return f"features, {recipe.model.pooling} pooling: {share}"
+    depth = net.encoder.backbone.channels
+    return f"{backbone.name} on {backbone.px} px, maps {depth} deep, {recipe.model.pooling} pooling: {share}"
+
+
+def seconds_per_instance(net: MILNet, cohort: Cohort, recipe: Recipe, device: torch.device) -> float:
+    """How long forward and backward take, by a step over two small bags; one before it warms up."""
+    channels, px = cohort.bag_spec.get(FEATURES), recipe.model.train_px
+    each = max(1, min(_TIMED, sum(cohort.sizes)) // 2)
+    shape = (2 * each, 3, px, px) if channels is None else (2 * each, int(channels))
+    instances_M = torch.zeros(shape, dtype=torch.uint8 if channels is None else torch.float32, device=device)
+    width = fit_metadata(cohort.labels.table, recipe.table.categorical, recipe.table.numeric).width
+    mask_BN, metadata_BF = torch.ones(2, each, dtype=torch.bool), torch.zeros(2, width, device=device)
+    net.to(device).train()
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        loss = net(instances_M, mask_BN, metadata_BF).logits_BK.square().sum()
+        torch.autograd.backward(loss)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    return seconds / (2 * each)

@@ -119,11 +119,13 @@ def _refuse_others(environ: Mapping[str, str], launch: Launch) -> None:
 
 def _alone_in_slurm(environ: Mapping[str, str]) -> Launch:
     """One process where the job has room for several: an error in a script, a note in a shell one types in."""
-    tasks = max(_number(environ, "SLURM_NTASKS", 1), _number(environ, "SLURM_JOB_NUM_NODES", 1))
-    shell = "SLURM_PROCID" not in environ or "SLURM_STEP_ID" in environ  # salloc's own, without and with a step for it
-    if tasks == 1 or (shell and environ.get("SLURM_JOB_NAME") != "interactive"):
+    in_step = "SLURM_STEP_ID" in environ  # of srun, or that in which salloc may put its shell
+    tasks = _number(environ, "SLURM_NTASKS", 1)
+    if not in_step:
+        tasks = max(tasks, _number(environ, "SLURM_JOB_NUM_NODES", 1))
+    if tasks == 1:
         return Launch()
-    if not shell:
+    if "SLURM_PROCID" in environ and not in_step:
         raise SettingsError(
             f"the Slurm job has {tasks} tasks, but its script started one process; write `srun python train.py …` "
             "there, or ask for --nodes=1 --ntasks=1"

@@ -5,6 +5,7 @@ over all processes: so N of them learn what one would from the same bags.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -58,6 +59,7 @@ class Processes:
                 if kind is None:  # the first holds what the others meet at: it must not be gone before them
                     self.barrier()
             finally:
+                self._small = self._patient = None  # groups that outlive the interpreter abort the process
                 dist.destroy_process_group()
 
     def share(self, places: np.ndarray) -> np.ndarray:
@@ -206,5 +208,5 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def cause(error: Exception) -> str:
-    """The text of an error of a library, on one line, at most 200 characters."""
-    return " ".join(str(error).split())[:200]
+    """The text of an error of a library, on one line, at most 200 characters, without the place in its source."""
+    return re.sub(r"^\[\S+\] ", "", " ".join(str(error).split()))[:200]

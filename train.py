@@ -92,10 +92,8 @@ def _examine(args: Namespace, recipe: Recipe) -> int:
     from mil.doctor import examine
 
     report = examine(Path(args.bags), Path(args.labels), recipe)
-    print("\n".join(report.lines))
-    if report.problems:
-        raise SettingsError()
-    return cli.OK
+    print(report)
+    return cli.OK if report.healthy else cli.WRONG_INPUT
 
 
 def _report(evaluation: "Evaluation | None", out: Path) -> int:

@@ -26,7 +26,7 @@ from mil.augment import Augment
 from mil.backbone import Backbone
 from mil.errors import MilError
 from mil.luminosity import standard_luminosity
-from mil.plots import save
+from mil.panels import save
 from mil.predict import pick_device
 from mil.recipe import AugmentSpec
 from tiling import cli

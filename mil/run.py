@@ -20,7 +20,7 @@ import yaml
 from mil.checkpoint import ModelCard, read_card, save_model
 from mil.cohort import Cohort
 from mil.data import Reader
-from mil.errors import ModelError, RunError
+from mil.errors import RunError
 from mil.evaluation import Evaluation, evaluate
 from mil.folds import Folds, Split, make_folds, make_splits
 from mil.labels import Labels, natural, target_column
@@ -28,9 +28,6 @@ from mil.launcher import Launch
 from mil.leaks import refuse_leaks
 from mil.log import EpochLog, kept, read_log
 from mil.loop import CHECKPOINT, train_fold
-from mil.metadata import fit_metadata
-from mil.model import build_model, start_from_weights
-from mil.optim import make_optimizer, prepare
 from mil.plots import draw_evaluation, draw_learning_curves
 from mil.predict import METRICS_FILE, pick_device, prediction_row, write_predictions
 from mil.processes import Processes
@@ -38,6 +35,7 @@ from mil.readers import make_reader
 from mil.recipe import Recipe
 from mil.settings import DEFAULT_BACKBONE
 from mil.task import ANY_OF, Task
+from mil.trial import try_model
 from tiling.features import FEATURES
 from tiling.output import replacing, sweep, write_table
 
@@ -79,7 +77,9 @@ def train_run(
     plan = make_plan(cohort, recipe)
     if fold is not None and not 0 <= fold < len(plan.splits):
         raise RunError(f"there is no fold {fold}; --fold is from 0 to {len(plan.splits) - 1}")
-    _try(cohort, plan.recipe, processes)
+    _, weights = try_model(cohort, plan.recipe, processes.device, processes.world)
+    if weights is not None and processes.is_first:
+        sys.stderr.write(f"{weights}\n")
     processes.from_first(lambda: refuse_leaks(cohort, plan.splits))
     processes.from_first(lambda: open_run(out, cohort, plan, sources or {}, resume, fold))
     read = reader_of(cohort, plan.recipe, processes)
@@ -272,16 +272,3 @@ def _refuse_other(out: Path, config: dict[str, Any], cohort: Cohort, folds: Fold
             f"the run {str(out)!r} was begun with other slides, labels or folds than --labels and --bags have now; "
             "choose another --out"
         )
-
-
-def _try(cohort: Cohort, recipe: Recipe, processes: Processes) -> None:
-    """Build the network and its optimiser once, so that what does not fit is refused; says what weights it got."""
-    metadata = fit_metadata(cohort.labels.table, recipe.table.categorical, recipe.table.numeric)
-    net = build_model(recipe.model, cohort.labels.task, cohort.bag_spec, metadata)
-    if (report := start_from_weights(net, recipe.model)) and processes.is_first:
-        sys.stderr.write(f"{report}\n")
-    prepare(net, recipe.train, processes.device, processes.world)
-    make_optimizer(net, recipe.optim)
-    for bags, why in ((1, "each process takes a bag of a batch"), (2, "--head-norm takes means over bags")):
-        if recipe.train.batch_size < bags * processes.world and (bags == 1 or recipe.model.head_norm):
-            raise ModelError(f"{why}: give a --batch-size of {bags * processes.world} or more")

@@ -32,15 +32,11 @@ FLAGS = [
 
 def launch(processes: int, *flags: str) -> "subprocess.Popen[str]":
     """`torchrun --nproc-per-node N train.py …`"""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc-per-node={processes}",
-        "--master-addr=127.0.0.1",
-    ]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        meet = ["--master-addr=127.0.0.1", f"--master-port={free.getsockname()[1]}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *meet]
     return subprocess.Popen(
-        [*command, "--master-port=0", str(ROOT / "train.py"), *flags],
+        [*torchrun, ROOT / "train.py", *flags],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

@@ -51,7 +51,9 @@ class OptimSpec:
     lr_warmup: float = setting(0.0, "learning rate with which they begin")
     clip_grad: float | None = setting(None, "largest norm of the gradient of all weights together")
     accumulate: int = setting(1, "batches whose gradients make one step")
-    ema: float | None = setting(None, "decay of an average over all steps, such as 0.999, that takes the weights' place")
+    ema: float | None = setting(
+        None, "decay of an average over all steps, such as 0.999, that takes the weights' place"
+    )
     average_last: int | None = setting(None, "epochs at the end whose weights are averaged")
 
     def __post_init__(self) -> None:
@@ -106,8 +108,9 @@ class TrainSpec:
     batch_size: int = setting(4, "bags at a time, over all processes")
     freeze: int | Literal["all"] | None = setting(None, "leave as they are: all of the backbone, or its first stages")
     batch_norm: Literal["train", "frozen", "sync"] = setting(
-        "train", "frozen keeps the backbone's batch norms at the statistics they start with; sync (GPU) takes those of "
-        "all processes"
+        "train",
+        "frozen keeps the backbone's batch norms at the statistics they start with; sync (GPU) takes those of "
+        "all processes",
     )
     instance_chunk: int | None = setting(
         None, "instances that go through the backbone at a time; needs less memory and a third more time"
@@ -127,6 +130,9 @@ class TrainSpec:
     loader_workers: int = setting(0, "processes that decode bags beside the training")
     checkpoint_minutes: float = setting(10.0, "minutes between checkpoints within an epoch")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to train")
+    tracker: Literal["tensorboard", "wandb", "mlflow"] | None = setting(
+        None, "who is told of each epoch, beside log.csv; an extra: pip install 'gigabag[wandb]'"
+    )
 
     def __post_init__(self) -> None:
         check(

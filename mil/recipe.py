@@ -186,6 +186,9 @@ class TrainSpec:
     )
     checkpoint_minutes: float = setting(10.0, "minutes between checkpoints within an epoch")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to train")
+    tracker: Literal["tensorboard", "wandb", "mlflow"] | None = setting(
+        None, "who is told of each epoch, beside log.csv; an extra: pip install 'gigabag[wandb]'"
+    )
 
     def __post_init__(self) -> None:
         check(

@@ -28,6 +28,7 @@ from mil.launcher import Launch
 from mil.leaks import refuse_leaks
 from mil.log import EpochLog, kept, read_log
 from mil.loop import CHECKPOINT, train_fold
+from mil.metrics import METRICS
 from mil.plots import draw_evaluation, draw_learning_curves
 from mil.predict import METRICS_FILE, pick_device, prediction_row, write_predictions
 from mil.processes import Processes
@@ -35,6 +36,7 @@ from mil.readers import make_reader
 from mil.recipe import Recipe
 from mil.settings import DEFAULT_BACKBONE
 from mil.task import ANY_OF, Task
+from mil.tracking import Tracking, check_tracker, open_tracker
 from mil.trial import try_model
 from tiling.features import FEATURES
 from tiling.output import replacing, sweep, write_table
@@ -80,6 +82,7 @@ def train_run(
     _, weights = try_model(cohort, plan.recipe, processes.device, processes.world)
     if weights is not None and processes.is_first:
         sys.stderr.write(f"{weights}\n")
+    processes.from_first(lambda: check_tracker(plan.recipe.train.tracker))
     processes.from_first(lambda: refuse_leaks(cohort, plan.splits))
     processes.from_first(lambda: open_run(out, cohort, plan, sources or {}, resume, fold))
     read = reader_of(cohort, plan.recipe, processes)
@@ -153,11 +156,23 @@ def train_into(
         sweep(folder)
     processes.barrier()
 
-    def watch(log: Sequence[EpochLog]) -> None:
-        if processes.is_first:
-            write_table(folder / LOG, EpochLog._fields, log)
+    name, config = plan.recipe.train.tracker, plan.recipe.flat()
+    with ExitStack() as stack:
+        trackers: list[Tracking] = []
 
-    result = train_fold(cohort, split, plan.recipe, read, processes, folder, stop, watch)
+        def watch(log: Sequence[EpochLog]) -> None:
+            if not processes.is_first:
+                return
+            write_table(folder / LOG, EpochLog._fields, log)
+            if not trackers:
+                tracker = open_tracker(name, folder.parent, config, split.fold, log[-1].epoch)
+                trackers.append(stack.enter_context(tracker))
+            trackers[0].epoch(log[-1])
+
+        result = train_fold(cohort, split, plan.recipe, read, processes, folder, stop, watch)
+        targets = cohort.labels.targets[split.test]
+        for tracker in trackers:
+            tracker.finish({key: METRICS[key](result.probabilities, targets) for key in ("auc", "log_loss")})
     if processes.is_first:
         task, epoch = cohort.labels.task, kept(result.log).epoch
         card = ModelCard(plan.recipe.model, task, cohort.bag_spec, result.metadata, split.fold, epoch)

@@ -280,6 +280,32 @@ class TestFeatures:
         assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["backbone"] is None
 
 
+def test_shuffled_labels_are_told_at_chance(tmp_path: Path) -> None:
+    """The whole chain on labels that say nothing: an AUC of one half lies within its interval.
+
+    Forty patients of three slides each that look alike, so that a patient on both sides would be recognised; the same
+    chain with their true labels tells them apart.
+    """
+    random = np.random.default_rng(0)
+    (tmp_path / "features").mkdir()
+    patients, rows = np.repeat(np.arange(40), 3), []
+    look = random.normal(0, 3, (40, 8))
+    shuffled = random.permutation(np.arange(40) % 2)
+    for slide, patient in enumerate(patients):
+        features = random.normal(look[patient], 1, (5, 8))
+        features[0, 0] += 20 * (patient % 2)
+        write_features(tmp_path / "features" / f"f{slide:03d}.h5", features.astype(np.float32))
+        rows.append((f"f{slide:03d}", f"p{patient}", patient % 2, shuffled[patient]))
+    settings = {"epochs": 15, "patience": 5, "lr": 1e-2, "folds": 4, "embed": (16,), "standardize": True}
+    table, found = pd.DataFrame(rows, columns=["slide_id", "patient_id", "true", "shuffled"]), {}
+    for name in ("true", "shuffled"):
+        table.rename(columns={name: "label"}).to_csv(tmp_path / f"{name}.csv", index=False)
+        cohort = gather(read_labels(tmp_path / f"{name}.csv"), tmp_path / "features", skip_missing=False)
+        found[name] = run_of(cohort, tmp_path / name, FEATURES.but(**settings)).slides.figures["auc"]
+    assert found["true"].value > 0.95
+    assert found["shuffled"].low < 0.5 < found["shuffled"].high
+
+
 def test_learning_rate_in_the_log_is_that_of_the_backbone(cohort_of_bags: Cohort) -> None:
     recipe = RECIPE.but(freeze="all", lr_attention=0.0, lr_end=1e-5)
     result = fold_of(cohort_of_bags, split(cohort_of_bags, 0), recipe)

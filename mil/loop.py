@@ -72,15 +72,17 @@ def train_fold(
 
     def save() -> None:
         nonlocal saved_at
-        if checkpoint is not None and processes.is_first:
-            save_state(checkpoint, fold.state())
+        if checkpoint is not None:
+            state = fold.state()
+            if processes.is_first:
+                save_state(checkpoint, state)
         saved_at = time.monotonic()
 
     def after_step() -> None:
         if processes.any_(stop()):
             save()
             raise Stopped(f"fold {split.fold} was asked to stop in epoch {fold.epoch}")
-        if time.monotonic() - saved_at >= 60 * recipe.train.checkpoint_minutes:
+        if processes.any_(time.monotonic() - saved_at >= 60 * recipe.train.checkpoint_minutes):
             save()
 
     steps, done = recipe.train.epochs * fold.steps_of_epoch, fold.epoch * fold.steps_of_epoch + fold.step
@@ -140,9 +142,16 @@ class FoldTraining:
         return self.epoch >= spec.epochs or waited >= spec.patience
 
     def state(self) -> dict[str, Any]:
-        """All of it, as `mil.snapshot` saves it."""
+        """All of it, as `mil.snapshot` saves it; what all processes ask for together.
+
+        Of what differs between processes within an epoch it has the loss of each and, of the running statistics of
+        batch norm, those of the first.
+        """
+        processes = self.processes
+        sums = torch.zeros(processes.world, dtype=torch.float64, device=processes.device)
+        sums[processes.rank] = self.loss_sum
         return {
-            "epoch": self.epoch, "step": self.step, "loss_sum": self.loss_sum, "log": [tuple(row) for row in self.log],
+            "epoch": self.epoch, "step": self.step, "loss_sums": processes.sum_(sums), "log": [tuple(row) for row in self.log],
             "model": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best,
             "schedule": self.schedule.state_dict(), "averaging": self.averaging.state(),
             "scaler": self.scaler.state_dict(),
@@ -151,7 +160,11 @@ class FoldTraining:
     def restore(self, state: dict[str, Any]) -> None:
         """Stand where that state was saved."""
         self.epoch, self.step = state["epoch"], state["step"]
-        self.loss_sum.copy_(state["loss_sum"])
+        sums = state["loss_sums"]
+        if len(sums) == self.processes.world:
+            self.loss_sum.copy_(sums[self.processes.rank])
+        elif self.processes.is_first:
+            self.loss_sum.copy_(sums.sum())
         self.log, self.best = [EpochLog(*row) for row in state["log"]], state["best"]
         self.net.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -9,6 +9,7 @@ oof.csv  log.csv  metrics.json  *.png                    put together when all f
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -151,8 +151,9 @@ class FoldTraining:
         sums = torch.zeros(processes.world, dtype=torch.float64, device=processes.device)
         sums[processes.rank] = self.loss_sum
         return {
-            "epoch": self.epoch, "step": self.step, "loss_sums": processes.sum_(sums), "log": [tuple(row) for row in self.log],
-            "model": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best,
+            "epoch": self.epoch, "step": self.step, "loss_sums": processes.sum_(sums),
+            "log": [tuple(row) for row in self.log], "best": self.best,
+            "model": self.net.state_dict(), "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(), "averaging": self.averaging.state(),
             "scaler": self.scaler.state_dict(),
         }  # fmt: skip
@@ -256,7 +257,7 @@ class FoldTraining:
 
     def _weight(self, group: Sequence[np.ndarray]) -> float:
         """What all terms of a step weigh together; 1 where nothing in it is known, and so nothing learned."""
-        return self.loss.weight(self.data.targets[np.concatenate(group)]) or 1.0
+        return self.loss.weight(torch.as_tensor(self.data.targets[np.concatenate(group)])) or 1.0
 
     def _chance(self) -> int:
         """A seed of this step's own."""

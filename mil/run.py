@@ -77,6 +77,7 @@ def train_run(
     ModelError, SettingsError or RunError. Raises Stopped, with all saved, once `stop` says so.
     """
     processes = processes or Processes(Launch(), pick_device(recipe.train.device))
+    refuse_taken(out, resume, fold)
     plan = make_plan(cohort, recipe)
     if fold is not None and not 0 <= fold < len(plan.splits):
         raise RunError(f"there is no fold {fold}; --fold is from 0 to {len(plan.splits) - 1}")
@@ -120,11 +121,7 @@ def open_run(out: Path, cohort: Cohort, plan: Plan, sources: Mapping[str, str], 
     recipe = {name: list(value) if isinstance(value, tuple) else value for name, value in plan.recipe.flat().items()}
     config = {**sources, **recipe}
     try:
-        if out.exists() and not (_is_run(out) and (resume or not (fold is None or (out / f"fold_{fold}").exists()))):
-            raise RunError(
-                f"the run folder {str(out)!r} exists; give --resume to go on with a run, or choose another --out, or "
-                "delete it"
-            )
+        refuse_taken(out, resume, fold)
         out.mkdir(parents=True, exist_ok=True)
         if (out / CONFIG).exists():
             _refuse_other(out, config, cohort, plan.folds)
@@ -139,6 +136,17 @@ def open_run(out: Path, cohort: Cohort, plan: Plan, sources: Mapping[str, str], 
         if isinstance(error, RunError):
             raise
         raise RunError(f"cannot make the run folder {str(out)!r} ({error.strerror}); choose another --out") from error
+
+
+def refuse_taken(out: Path, resume: bool, fold: int | None) -> None:
+    """Raise RunError where a folder is there, and is not a run to go on with or to add a fold to."""
+    if not out.exists():
+        return
+    if not (_is_run(out) and (resume or (fold is not None and not (out / f"fold_{fold}").exists()))):
+        raise RunError(
+            f"the run folder {str(out)!r} exists; give --resume to go on with a run, or choose another --out, or "
+            "delete it"
+        )
 
 
 def _is_run(out: Path) -> bool:

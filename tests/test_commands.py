@@ -227,7 +227,9 @@ class TestTrain:
 
     def test_run_folder_that_exists(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
         before = sorted(trained.run.iterdir())
-        assert "exists; choose another --out" in refusal(train.main, *self.arguments(trained, trained.run))
+        assert "exists; give --resume to go on with a run, or choose another --out" in refusal(
+            train.main, *self.arguments(trained, trained.run)
+        )
         assert sorted(trained.run.iterdir()) == before
 
     def test_nowhere_to_write(self, refusal: Refusal, trained: Trained) -> None:

@@ -5,8 +5,8 @@
 medians of the ratios within a round. What is fed is first compared: all ways to read a store give the same tensors.
 
 - Cold: bags/s of batches decoded from the bags, by the thread that asks and by others ahead of it.
-- Warm: from the cache, against reading the same files in the same order into memory that is there already; epochs of
-  twenty times the bags.
+- Warm: from the cache, against reading the same files in the same order into the memory of two batches in turns (one is
+  with the training while the next is read); epochs of twenty times the bags.
 - Steps: an epoch of training steps fed from the cache against the same steps on batches that lie on the device; with
   --decode, fed by the device's own JPEG decoder, at the tiles' full size. On a CPU the network is a tiny one, for there
   is nothing to wait for with another.
@@ -89,16 +89,21 @@ def measure_all(args: argparse.Namespace, stores: dict[str, list[BagRef]], devic
         return 1
     same = compare(args, stores, cache, plan)
     print(f"\nall ways give the same tensors: {'yes' if same else 'NO'}")
-    cold, warm = measure_reading(args, stores, cache, plan)
+    cold, warm, by_processor = measure_reading(args, stores, cache, plan)
     print(f"\n| cold | MB a bag | bags/s, no threads | ratio | bags/s, {args.threads} threads | ratio |")
     print("|---|---|---|---|---|---|")
     for name, its in stores.items():
         size = sum(path.stat().st_size for path in {ref.path for ref in its}) / args.bags / 1e6
         columns = [f"{median(cold[name, n])} | {ratio(cold[name, n], cold['jpeg', n])}" for n in (0, args.threads)]
         print(f"| {name} | {size:.1f} | {' | '.join(columns)} |")
-    print("\n| warm | bags/s | of bare reading | of decoding without threads |\n|---|---|---|---|")
+    print("\n| warm | bags/s | of bare reading | bags a core-second | of bare reading | of decoding |")
+    print("|---|---|---|---|---|---|")
     for name, rates in warm.items():
-        print(f"| {name} | {median(rates)} | {ratio(rates, warm['bare reading'])} | {times(rates, cold['jpeg', 0])} |")
+        cores, least = by_processor[name], by_processor["bare reading"]
+        print(
+            f"| {name} | {median(rates)} | {ratio(rates, warm['bare reading'])} | {median(cores)} | "
+            f"{ratio(cores, least)} | {times(rates, cold['jpeg', 0])} |"
+        )
     if args.backbones:
         print(f"\nsteps on {device_name(device.type)}, forward, backward and AdamW{'' if device == CPU else ', bf16'}")
         print("\n| backbone | px | fed by | bags/s | on batches that are there | ratio |\n|---|---|---|---|---|---|")
@@ -190,8 +195,11 @@ def compare(
 
 def measure_reading(
     args: argparse.Namespace, stores: dict[str, list[BagRef]], cache: TileCache, plan: list[np.ndarray]
-) -> tuple[dict[tuple[str, int], list[float]], dict[str, list[float]]]:
-    """Bags/s in each round: of each store by the number of threads, and of each way to have what the cache holds."""
+) -> tuple[dict[tuple[str, int], list[float]], dict[str, list[float]], dict[str, list[float]]]:
+    """Bags/s in each round: of each store by the number of threads, and of each way to have what the cache holds.
+
+    The last once more by processor time, which other work on the machine changes less.
+    """
     pixels, refs = PixelReader(args.train_px), stores["jpeg"]
     cold = {
         (name, threads): partial(fed, BagDataset(its, targets(its), pixels), plan, threads)
@@ -201,25 +209,33 @@ def measure_reading(
     fast, plan = BagDataset(refs, targets(refs), cache), WARM_EPOCHS * plan
     files = [[cache(refs[place]) for place in places] for places in plan]
     paths, size = [[stored.path for stored in batch] for batch in files], 3 * args.instances * args.train_px**2
-    buffer = np.zeros(max(map(len, plan)) * size, np.uint8)
+    buffers = [np.zeros(max(map(len, plan)) * size, np.uint8) for _ in range(2)]
     warm = {
-        "bare reading": partial(bare, paths, buffer, size),
-        "copying from new memory maps": partial(mapped, paths, buffer, size),
+        "bare reading": partial(bare, paths, buffers, size),
+        "bare reading, always into the same memory": partial(bare, paths, buffers[:1], size),
+        "copying from new memory maps": partial(mapped, paths, buffers, size),
         "the cache, no threads": partial(fed, fast, plan, 0),
         f"the cache, {args.threads} threads": partial(fed, fast, plan, args.threads),
     }
-    return in_turns(cold, args.bags, args.rounds), in_turns(warm, WARM_EPOCHS * args.bags, WARM_ROUNDS * args.rounds)
+    bags, rounds = WARM_EPOCHS * args.bags, WARM_ROUNDS * args.rounds
+    return (
+        in_turns(cold, args.bags, args.rounds),
+        in_turns(warm, bags, rounds),
+        in_turns(warm, bags, rounds, time.process_time),
+    )
 
 
-def in_turns(ways: Mapping[Any, Epoch], bags: int, rounds: int) -> dict[Any, list[float]]:
+def in_turns(
+    ways: Mapping[Any, Epoch], bags: int, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[Any, list[float]]:
     """Bags/s of each way in each round; the first round warms up."""
     rates: dict[Any, list[float]] = {key: [] for key in ways}
     for turn in range(rounds + 1):
         for key, epoch in ways.items():
-            start = time.perf_counter()
+            start = clock()
             epoch()
             if turn:
-                rates[key].append(bags / (time.perf_counter() - start))
+                rates[key].append(bags / (clock() - start))
     return rates
 
 
@@ -229,20 +245,21 @@ def fed(dataset: BagDataset, plan: list[np.ndarray], threads: int) -> None:
         pass
 
 
-def bare(paths: list[list[Path]], buffer: np.ndarray, size: int) -> None:
-    """The files of each batch, read one after the other into one buffer."""
-    memory = buffer.data
-    for batch in paths:
+def bare(paths: list[list[Path]], buffers: list[np.ndarray], size: int) -> None:
+    """The files of each batch, read one after the other; two buffers in turns, for a batch is in use meanwhile."""
+    for turn, batch in enumerate(paths):
+        memory = buffers[turn % len(buffers)].data
         for place, path in enumerate(batch):
             with path.open("rb", buffering=0) as file:
                 file.readinto(memory[place * size : (place + 1) * size])
 
 
-def mapped(paths: list[list[Path]], buffer: np.ndarray, size: int) -> None:
+def mapped(paths: list[list[Path]], buffers: list[np.ndarray], size: int) -> None:
     """The same from memory maps."""
-    for batch in paths:
+    for turn, batch in enumerate(paths):
         for place, path in enumerate(batch):
-            np.copyto(buffer[place * size : (place + 1) * size], np.memmap(path, np.uint8, "r"))
+            into = buffers[turn % len(buffers)][place * size : (place + 1) * size]
+            np.copyto(into, np.memmap(path, np.uint8, "r"))
 
 
 def measure_steps(

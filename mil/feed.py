@@ -114,7 +114,7 @@ class _Buffers:
     def take(self, count: int) -> np.ndarray:
         """Uint8 (count,), of any values."""
         try:
-            buffer = self.free.popleft()
+            buffer = self.free.pop()  # the last, of which most is in the processor
         except IndexError:
             buffer = np.empty(count, np.uint8)
         if len(buffer) < count:

@@ -23,6 +23,7 @@ from mil.augment import Augment
 from mil.averaging import Averaging, standing_in
 from mil.cohort import Cohort
 from mil.data import BagDataset, Batch, Reader
+from mil.encoded import encode_once
 from mil.errors import ModelError, Stopped
 from mil.feed import feed
 from mil.folds import Split
@@ -36,6 +37,7 @@ from mil.optim import make_optimizer, prepare
 from mil.order import Batches
 from mil.predict import predict_batches
 from mil.processes import Processes
+from mil.readers import KEPT_BYTES
 from mil.recipe import Recipe
 from mil.schedule import Schedule
 from mil.snapshot import load_state, save_state
@@ -124,6 +126,9 @@ class FoldTraining:
         self.averaging = Averaging(optim.ema, optim.average_last)
         self.scaler = torch.amp.GradScaler(enabled=self.net.half_precision is torch.float16)
         self.augment = Augment(recipe.augment)
+        if self.net.is_frozen and not self.augment.steps:
+            self.read = self._encoded() or read
+            self.data.read = self.read
         self.epoch = self.step = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=processes.device)
         self.log: list[EpochLog] = []
@@ -280,6 +285,15 @@ class FoldTraining:
         with standing_in(self.net, weights), closing(self._feed(data, plan)) as batches:
             logits, places = predict_batches(self.net, batches)
         return self.processes.gather_rows(logits, places, len(rows))
+
+    def _encoded(self) -> Reader | None:
+        """Reads bags as the frozen backbone sees them, if that fits into memory."""
+        rows = np.concatenate([self.split.train, self.split.valid, self.split.test])
+        data, some = self._dataset(rows), self.recipe.train.batch_size
+        plan = np.split(np.arange(len(rows)), range(some, len(rows), some))
+        instances = sum(self.cohort.sizes[row] for row in rows)
+        with closing(self._feed(data, plan)) as batches:
+            return encode_once(self.net, batches, data.bags, instances, KEPT_BYTES)
 
     def _dataset(self, rows: np.ndarray) -> BagDataset:
         labels = self.cohort.labels

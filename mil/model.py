@@ -111,22 +111,37 @@ class MILNet(nn.Module):
     def forward(self, instances_M: Tensor, mask_BN: Tensor, metadata_BF: Tensor | None = None) -> MILOutput:
         """Logits and attention of bags.
 
-        `instances_M` are the instances of all bags, stacked: uint8 (M, 3, px, px) or features (M, C). `mask_BN` bool
-        says whose they are: its True stand for them, in order. It may stay on the CPU: then nothing waits for a GPU.
-        `metadata_BF` float32 is for a head with metadata.
+        `instances_M` are the instances of all bags, stacked: uint8 (M, 3, px, px), features (M, C), or what
+        `through_frozen` gave. `mask_BN` bool says whose they are: its True stand for them, in order. It may stay on the
+        CPU: then nothing waits for a GPU. `metadata_BF` float32 is for a head with metadata.
         """
-        with torch.autocast(instances_M.device.type, self.half_precision, enabled=self.half_precision is not None):
+        with self._precision(instances_M):
             maps_MCHW = self._encode(instances_M)
         pooled = self.pooling(unstack(maps_MCHW, mask_BN), mask_BN.to(maps_MCHW.device))
         logits_BK = self.head(self.positions(pooled.maps_BCHW).flatten(1), metadata_BF)
         return MILOutput(logits_BK, pooled.attention_BN)
 
-    def _encode(self, instances_M: Tensor) -> Tensor:
+    @property
+    def is_frozen(self) -> bool:
+        """Whether there is a backbone, and nothing in it learns."""
         backbone = self.encoder.backbone
-        frozen = not isinstance(backbone, Features) and not any(w.requires_grad for w in backbone.parameters())
-        if frozen and len(self.encoder.embedding):  # there is nothing to compute the backbone once more for
-            return self.encoder.behind(in_chunks(backbone, instances_M, self.instance_chunk))
-        return in_chunks(self.encoder, instances_M, self.instance_chunk)
+        return not isinstance(backbone, Features) and not any(weight.requires_grad for weight in backbone.parameters())
+
+    def through_frozen(self, instances_M: Tensor) -> Tensor:
+        """Maps (M, C, h, w) of tiles before anything that learns; given in their place, they lead to the same."""
+        with self._precision(instances_M):
+            part = self.encoder.backbone if len(self.encoder.embedding) else self.encoder
+            return in_chunks(part, instances_M, self.instance_chunk)
+
+    def _precision(self, instances_M: Tensor) -> torch.autocast:
+        return torch.autocast(instances_M.device.type, self.half_precision, enabled=self.half_precision is not None)
+
+    def _encode(self, instances_M: Tensor) -> Tensor:
+        if not self.is_frozen:
+            return in_chunks(self.encoder, instances_M, self.instance_chunk)
+        # Floats in place of tiles have been through it; in chunks there is nothing to compute it once more for.
+        maps_MCHW = instances_M if instances_M.is_floating_point() else self.through_frozen(instances_M)
+        return self.encoder.behind(maps_MCHW) if len(self.encoder.embedding) else maps_MCHW
 
 
 def unstack(maps_MCHW: Tensor, mask_BN: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from mil.errors import ModelError, SettingsError
 from mil.metadata import MetadataCoder
 from mil.model import Embedding, Features, MILNet, MILOutput, build_model, unstack
 from mil.pooling import POOLINGS
-from mil.recipe import TrainSpec
 from mil.settings import ModelSpec
 from mil.task import Task
 
@@ -281,4 +280,4 @@ class TestSettings:
     )
     def test_training(self, wrong: dict[str, object], sentence: str) -> None:
         with pytest.raises(SettingsError, match=sentence):
-            TrainSpec(**wrong)  # type: ignore[arg-type]
+            Recipe.of(**wrong)

@@ -11,6 +11,7 @@ from mil.metadata import MetadataCoder
 from mil.model import Embedding, Features, MILNet, MILOutput, build_model, unstack
 from mil.pooling import POOLINGS
 from mil.recipe import Recipe
+from mil.settings import ModelSpec
 from mil.task import Task
 
 TILES, FEATURES = {"instances": 4}, {"features": 6}

@@ -13,8 +13,8 @@ whole road by the commands:
 4. `train.py`: five folds by patient; a fifth of the training patients chooses the epoch. End to end: all of the network
    learns, from pictures turned and mirrored; batch norms keep their statistics. Frozen: `--freeze all --no-augment`.
 
-A run that is finished is not run again, an unfinished one is begun anew. The table of what is there is printed at
-the end, or at once with `--table`.
+A run that is finished is not run again, an unfinished one goes on. The table of what is there is printed at the end,
+or at once with `--table`.
 
 A slide is a drawing here, and "patient" a name: which patches are of one person is not known, so that the folds are not
 independent of staining and scanner as those of real patients would be.
@@ -24,7 +24,6 @@ import argparse
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -186,12 +185,11 @@ def _sheet(patches: np.ndarray) -> np.ndarray:
 
 
 def train(part: Path, run: Path, mode: str, pooling: str, more: Sequence[object]) -> None:
-    """Train all folds of a run, unless it is finished."""
+    """Train all folds of a run, or what is left of them."""
     if (run / "metrics.json").exists():
         return
-    shutil.rmtree(run, ignore_errors=True)
     _command(
-        ROOT / "train.py", "--bags", part / "bags", "--labels", part / "labels.csv", "--out", run, "--pooling", pooling,
+        ROOT / "train.py", "--resume", "--bags", part / "bags", "--labels", part / "labels.csv", "--out", run, "--pooling", pooling,
         "--backbone", BACKBONE, "--train-px", PATCH_PX, *COMMON, *TRAINING[mode], *more,
     )  # fmt: skip
 

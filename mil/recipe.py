@@ -51,9 +51,7 @@ class OptimSpec:
     lr_warmup: float = setting(0.0, "learning rate with which they begin")
     clip_grad: float | None = setting(None, "largest norm of the gradient of all weights together")
     accumulate: int = setting(1, "batches whose gradients make one step")
-    ema: float | None = setting(
-        None, "decay of an average over all steps, such as 0.999, that takes the weights' place"
-    )
+    ema: float | None = setting(None, "decay of an average over all steps, such as 0.999, that takes the weights' place")
     average_last: int | None = setting(None, "epochs at the end whose weights are averaged")
 
     def __post_init__(self) -> None:
@@ -108,9 +106,8 @@ class TrainSpec:
     batch_size: int = setting(4, "bags at a time, over all processes")
     freeze: int | Literal["all"] | None = setting(None, "leave as they are: all of the backbone, or its first stages")
     batch_norm: Literal["train", "frozen", "sync"] = setting(
-        "train",
-        "frozen keeps the backbone's batch norms at the statistics they start with; sync (GPU) takes those of "
-        "all processes",
+        "train", "frozen keeps the backbone's batch norms at the statistics they start with; sync (GPU) takes those of "
+        "all processes"
     )
     instance_chunk: int | None = setting(
         None, "instances that go through the backbone at a time; needs less memory and a third more time"

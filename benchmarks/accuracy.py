@@ -189,8 +189,8 @@ def train(part: Path, run: Path, mode: str, pooling: str, more: Sequence[object]
     if (run / "metrics.json").exists():
         return
     _command(
-        ROOT / "train.py", "--resume", "--bags", part / "bags", "--labels", part / "labels.csv", "--out", run, "--pooling", pooling,
-        "--backbone", BACKBONE, "--train-px", PATCH_PX, *COMMON, *TRAINING[mode], *more,
+        ROOT / "train.py", "--resume", "--bags", part / "bags", "--labels", part / "labels.csv", "--out", run,
+        "--pooling", pooling, "--backbone", BACKBONE, "--train-px", PATCH_PX, *COMMON, *TRAINING[mode], *more,
     )  # fmt: skip
 
 

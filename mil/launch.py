@@ -29,7 +29,7 @@ def start(device: str, timeout_min: float = TIMEOUT_MIN) -> Processes:
     """
     launch, kind = read_launch(os.environ), pick_device(device).type
     gpus = torch.cuda.device_count() if kind == "cuda" else 0
-    if launch.world == 1 and not launch.by:
+    if launch.world == 1:
         fabric = Fabric(accelerator=kind, devices=1, plugins=LightningEnvironment())
         fabric.launch()
         if note := launch.note or _unused(gpus, 1):

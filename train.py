@@ -56,9 +56,11 @@ def _work(args: Namespace) -> int:
         return _examine(args, recipe)
     from mil.cohort import gather
     from mil.labels import read_labels
+    from mil.launcher import read_launch
 
+    read_launch(os.environ)
     cohort = gather(read_labels(Path(args.labels), recipe.table), Path(args.bags), recipe.train.skip_missing)
-    from mil.launch import start  # imports torch, which takes seconds: wrong input is told before
+    from mil.launch import start  # imports torch, which takes seconds: what can be told before has been
     from mil.run import train_run
 
     out, fold = Path(args.out), fold_from(args)

@@ -17,6 +17,7 @@ from tiling.output import replacing
 
 FORMAT = "gigabag-checkpoint"
 FORMAT_VERSION = 1
+_KEY = "gigabag"
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -27,9 +28,9 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = _to_json(state, tensors)
-    content = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "state": json.dumps(tree)}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, content)
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "state": tree}
+    with replacing(path) as temporary:  # under one key: several stand in any order
+        save_file(tensors, temporary, {_KEY: json.dumps(content)})
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -37,14 +38,14 @@ def load_state(path: Path) -> dict[str, Any]:
     again = "delete it, and the fold starts again"
     try:
         with safe_open(path, "pt") as file:
-            content = file.metadata() or {}
-            found = content.get("format"), content.get("format_version")
-            if found != (FORMAT, str(FORMAT_VERSION)):
+            content = json.loads((file.metadata() or {})[_KEY])
+            found = content["format"], content["format_version"]
+            if found != (FORMAT, FORMAT_VERSION):
                 raise RunError(
-                    f"{str(path)!r} is {found[0] or 'no checkpoint'} version {found[1]}, "
-                    f"this program reads {FORMAT} version {FORMAT_VERSION}; {again}"
+                    f"{str(path)!r} is {found[0]} version {found[1]}, this program reads {FORMAT} version "
+                    f"{FORMAT_VERSION}; {again}"
                 )
-            return dict(_from_json(json.loads(content["state"]), file.get_tensor))
+            return dict(_from_json(content["state"], file.get_tensor))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, RunError):
             raise

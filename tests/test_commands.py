@@ -1,20 +1,23 @@
 """The three commands as a user calls them: what they say, what they leave, how they end."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from jsonargparse import Namespace
 
 import infer
 import train
 from tests.conftest import TILING_FLAGS, TRAIN_FLAGS, CohortFiles, Trained, paint
 from tiling import __main__ as tile
-from tiling import merge, status
+from tiling import cli, merge, status
 from tiling.features import write_features
 from tiling.manifest import NOT_TILED
 from tiling.slide import write_pyramid
@@ -565,3 +568,76 @@ def test_console_script_calls_itself_by_its_name(
     monkeypatch.setattr(sys, "argv", [f"/bin/gigabag-{name}"])
     assert main([]) == 2
     assert capsys.readouterr().err.startswith(f"gigabag-{name}: error: ")
+
+
+class TestStopOnSignal:
+    @pytest.fixture(autouse=True)
+    def handlers(self) -> Iterator[None]:
+        before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)}
+        yield
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    def test_nothing_came(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        with cli.stop_on_signal() as stop:
+            assert not stop()
+        assert signal.getsignal(signal.SIGTERM) == before
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+    def test_a_warning_is_noted_and_a_second_one_does_no_harm(self, number: signal.Signals) -> None:
+        with cli.stop_on_signal() as stop:
+            os.kill(os.getpid(), number)
+            assert stop()
+            assert stop()
+        os.kill(os.getpid(), number)
+
+
+class TestFoldFrom:
+    @pytest.mark.parametrize(
+        ("given", "index", "fold"),
+        [(None, None, None), (3, None, 3), (None, "2", 2), (0, "2", 0), ("all", "2", None), ("all", None, None)],
+    )
+    def test_the_flag_goes_before_the_array(
+        self, given: object, index: str | None, fold: int | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+        if index is not None:
+            monkeypatch.setenv("SLURM_ARRAY_TASK_ID", index)
+        assert train.fold_from(Namespace(fold=given)) == fold
+
+
+class TestTrainWithoutTraining:
+    def test_what_is_missing_is_named(self, refusal: Refusal, tmp_path: Path) -> None:
+        assert "--bags is missing; --help says what it is" in refusal(train.main)
+        assert "--out is missing" in refusal(train.main, "--bags", tmp_path, "--labels", tmp_path)
+
+    def test_doctor(self, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        given = ["--doctor", "--bags", str(trained.bags), "--labels", str(trained.labels), *TRAIN_FLAGS]
+        before = sorted(trained.bags.iterdir())
+        assert train.main(given) == 0
+        said = capsys.readouterr().out
+        assert "labels   12 slides of 12 patients" in said
+        assert said.rstrip().endswith("nothing stands in the way of this training")
+        assert train.main([*given, "--folds", "9", "--backbone", "nonsense"]) == 2
+        said = capsys.readouterr().out
+        assert "2 problems:" in said
+        assert "fewer than the 9 folds" in said
+        assert "timm has no model 'nonsense'" in said
+        assert sorted(trained.bags.iterdir()) == before
+
+    def test_collect(self, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        shutil.copytree(trained.run, tmp_path / "run")
+        for name in ("oof.csv", "metrics.json", "roc.png"):
+            (tmp_path / "run" / name).unlink()
+        assert train.main(["--collect", str(tmp_path / "run")]) == 0
+        assert "out of fold, 12 slides of 12 patients" in capsys.readouterr().out
+        for name in ("oof.csv", "metrics.json", "roc.png"):
+            assert (tmp_path / "run" / name).read_bytes() == (trained.run / name).read_bytes()
+
+    def test_no_run_to_collect(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
+        assert "is no run of train.py: it has no folds.csv" in refusal(train.main, "--collect", tmp_path)
+        shutil.copytree(trained.run, tmp_path / "run")
+        oof = tmp_path / "run" / "fold_1" / "oof.csv"
+        oof.write_text(oof.read_text().replace("s02", "s99").replace("s03", "s99").replace("s06", "s99"))
+        assert "do not fit its folds.csv" in refusal(train.main, "--collect", tmp_path / "run")

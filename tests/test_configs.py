@@ -56,7 +56,10 @@ SMALL = {
         *("--label-columns", "melanoma", "--categorical", "sex", "site", "--numeric", "age"),
     ],
     "skin-guided": ["--train-px", "64", "--batch-size", "3", "--label-columns", "melanoma"],
-    "retina-green": ["--train-px", "64", "--batch-size", "3", "--label-columns", "melanoma", "haired"],
+    "retina-green": [
+        *("--train-px", "64", "--batch-size", "3", "--warmup-epochs", "0.5"),
+        *("--label-columns", "melanoma", "haired"),
+    ],
 }
 
 

@@ -143,13 +143,16 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """A block in which SIGTERM and SIGUSR1, by which queueing systems warn, are noted; asked, it says if one came."""
+    """A block in which SIGTERM and SIGUSR1, by which queueing systems warn, are noted; asked, it says if one came.
+
+    If so they are noted, and nothing else, also behind the block: Slurm may warn again while the process leaves.
+    """
     came: list[int] = []
     before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in _WARNINGS}
     try:
         yield lambda: bool(came)
     finally:
-        for each, handler in before.items():
+        for each, handler in () if came else before.items():
             signal.signal(each, handler)
 
 

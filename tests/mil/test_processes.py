@@ -76,7 +76,7 @@ def work(out: Path) -> dict[str, Any]:
         found["none"] = [None if weight.grad is None else weight.grad.tolist() for weight in odd.parameters()]
         odd[1].running_mean.fill_(rank)
         odd[1].num_batches_tracked.fill_(7 + rank)
-        processes.mean_buffers(odd)
+        processes.mean_(odd.buffers())
         processes.check_same_weights(odd)
         found["buffers"] = {name: buffer.tolist() for name, buffer in odd.named_buffers()}
 
@@ -172,7 +172,7 @@ def test_one_process_needs_no_other() -> None:
     with Processes(Launch(), torch.device("cpu")) as alone:
         assert alone.is_first
         alone.sum_gradients(net.parameters())
-        alone.mean_buffers(net)
+        alone.mean_(net.buffers())
         alone.broadcast_weights(net)
         alone.check_same_weights(net)
         assert net.weight.grad is None

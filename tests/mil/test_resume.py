@@ -100,6 +100,10 @@ def test_ended_before_any_file_came_into_place(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", ending)
+    for draw in ("draw_evaluation", "draw_learning_curves"):  # which takes most of the time
+        monkeypatch.setattr(f"mil.run.{draw}", lambda *_: None)
+    pictures = {path.name for path in undisturbed.glob("*.png")}
+    whole = {name: data for name, data in content(undisturbed).items() if name not in pictures}
     for files in range(100):
         count = iter(range(files))
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
@@ -111,7 +115,7 @@ def test_ended_before_any_file_came_into_place(
         else:
             break
         found = {name: data for name, data in content(tmp_path / "run").items() if not name.endswith(".left")}
-        assert found == content(undisturbed)
+        assert found == whole
     assert files > 10
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import train
 from mil.launcher import Launch
 from mil.order import Batches
 from mil.processes import Processes
 from tests.conftest import CohortFiles
-from tests.mil.test_resume import ROOT, content
+from tests.mil.pairs import ROOT, free_port
+from tests.mil.test_resume import content
 from tiling import cli
 
 # Nothing drawn by chance (each process draws its own), no statistics over a part of a batch, and SGD: the steps of
@@ -32,11 +33,9 @@ FLAGS = [
 
 def launch(processes: int, *flags: str) -> "subprocess.Popen[str]":
     """`torchrun --nproc-per-node N train.py …`"""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        meet = ["--master-addr=127.0.0.1", f"--master-port={free.getsockname()[1]}"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *meet]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     return subprocess.Popen(
-        [*torchrun, ROOT / "train.py", *flags],
+        [*torchrun, "--master-addr=127.0.0.1", f"--master-port={free_port()}", ROOT / "train.py", *flags],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -44,12 +43,11 @@ def launch(processes: int, *flags: str) -> "subprocess.Popen[str]":
 @pytest.mark.slow
 def test_two_processes_train_what_one_would(cohort: CohortFiles, bags: Path, tmp_path: Path) -> None:
     given = ["--bags", str(bags), "--labels", str(cohort.labels), *FLAGS]
-    said = {}
-    for count in (1, 2):
-        with launch(count, *given, "--out", str(tmp_path / str(count))) as process:
-            said[count], _ = process.communicate()
-        assert process.returncode == 0, said[count]
-    assert said[2].count("out of fold, 12 slides of 12 patients") == 1
+    assert train.main([*given, "--out", str(tmp_path / "1")]) == 0
+    with launch(2, *given, "--out", str(tmp_path / "2")) as process:
+        said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert said.count("out of fold, 12 slides of 12 patients") == 1
     for fold in ("fold_0", "fold_1"):
         one, two = (load_file(tmp_path / str(count) / fold / "model.safetensors") for count in (1, 2))
         assert all(torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-5) for name in one)

@@ -46,6 +46,8 @@ def draw_learning_curves(path: Path, logs: Sequence[Sequence[EpochLog]]) -> None
     for part, name in zip(axes, ("loss", "AUC"), strict=False):
         same_range(part)
         name_left(part, name)
+    for axis in axes[1] if with_auc else ():
+        axis.set_ylim(min(0.5, axis.get_ylim()[0]), 1.02)
     legend(figure, axes[0])
     save(figure, path)
 

@@ -23,8 +23,8 @@ TRAIN, VALID = "#0072b2", "#d55e00"
 POOLED, FOLD, CHANCE = "#0072b2", "#999999", "#d55e00"
 
 
-def draw_learning_curves(path: Path, logs: Sequence[Sequence[EpochLog]]) -> None:
-    """Training and validation loss over epochs, and under it the validation AUC; a panel a fold."""
+def draw_learning_curves(path: Path, logs: Sequence[Sequence[EpochLog]], names: Sequence[str]) -> None:
+    """Training and validation loss over epochs, and under it the validation AUC; a panel a fold, by its name."""
     with_auc = any(not math.isnan(row.valid_auc) for log in logs for row in log)
     figure, axes = panels(len(logs), *((2.4, 1.4) if with_auc else (2.4,)))
     for place, log in enumerate(logs):
@@ -38,7 +38,7 @@ def draw_learning_curves(path: Path, logs: Sequence[Sequence[EpochLog]]) -> None
             if not math.isnan(value):
                 axis.plot(epochs, values, color=VALID, marker=".", label="validation (inner)")
                 axis.plot(best.epoch, value, "o", color=VALID, markersize=9, fillstyle="none", label="kept")
-        losses.set_title(f"fold {best.fold}")
+        losses.set_title(wrapped(f"fold {names[place]}"), parse_math=False)
         for part in axes:
             part[place].set_xlim(-0.5, epochs[-1] + 0.5)
             part[place].xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))

@@ -221,7 +221,7 @@ def collect(out: Path) -> Evaluation:
     table = pd.concat([rows, pd.DataFrame(failed)]) if failed else rows
     write_predictions(out / OOF, table)
     write_table(out / LOG, EpochLog._fields, [row for log in logs for row in log])
-    draw_learning_curves(out / "learning_curves.png", logs)
+    draw_learning_curves(out / "learning_curves.png", logs, names)
     draw_evaluation(out, evaluation)
     with replacing(out / METRICS_FILE) as temporary:
         content = {**evaluation.as_json(), "skipped": len(skipped)}

@@ -143,17 +143,19 @@ def epochs(fold: int, valid: list[float], valid_auc: list[float], kept: int) -> 
 class TestLearningCurves:
     def test_loss_and_auc_with_the_epoch_that_was_kept(self, drawn: list[Figure]) -> None:
         draw_learning_curves(
-            Path("curves.png"), [epochs(0, [0.7, 0.5, 0.6], [0.5, 0.8, 0.9], 1), epochs(1, [0.4], [0.5], 0)]
+            Path("curves.png"),
+            [epochs(0, [0.7, 0.5, 0.6], [0.5, 0.8, 0.9], 1), epochs(1, [0.4], [0.5], 0)],
+            ("0", "Graz $1"),
         )
         loss, other_loss, area, _ = drawn[0].axes
         assert [line.get_ydata().tolist() for line in loss.lines] == [[0.5, 0.25, 0.5 / 3], [0.7, 0.5, 0.6], [0.5]]
         assert [line.get_color() for line in area.lines] == [VALID, VALID]
         assert area.lines[1].get_xydata().tolist() == [[1, 0.8]]
         assert loss.get_ylim() == other_loss.get_ylim()
-        assert titles(drawn[0]) == ["fold 0", "fold 1"]
+        assert titles(drawn[0]) == ["fold 0", "fold Graz $1"]
 
     def test_without_validation(self, drawn: list[Figure]) -> None:
-        draw_learning_curves(Path("curves.png"), [epochs(0, [math.nan] * 2, [math.nan] * 2, 1)])
+        draw_learning_curves(Path("curves.png"), [epochs(0, [math.nan] * 2, [math.nan] * 2, 1)], ("0",))
         (axis,) = drawn[0].axes
         assert len(axis.lines) == 1
 

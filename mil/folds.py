@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from mil.chance import seed_of
 from mil.errors import LabelsError
 from mil.labels import FOLD, Labels, natural
 
@@ -54,7 +55,7 @@ def make_split(labels: Labels, folds: Folds, fold: int, valid_share: float, seed
             f"without {_called(labels, folds.names[fold])} no slide of the label {absent!r} is left to train on; "
             "spread each label over two folds or more"
         )
-    stops = inner_validation(rest, valid_share, seed + fold)
+    stops = inner_validation(rest, valid_share, seed_of(seed, fold))
     return Split(fold, folds.names[fold], training[~stops], training[stops], np.flatnonzero(folds.of == fold))
 
 

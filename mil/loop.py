@@ -21,6 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from mil.augment import Augment
 from mil.averaging import Averaging, standing_in
+from mil.chance import seed_of
 from mil.cohort import Cohort
 from mil.data import BagDataset, Batch, Reader
 from mil.encoded import encode_once
@@ -109,7 +110,7 @@ class FoldTraining:
         train = labels.at(split.train)
         self.metadata = fit_metadata(train.table, recipe.table.categorical, recipe.table.numeric)
         self.data = self._dataset(split.train)
-        torch.manual_seed(spec.seed + split.fold)
+        torch.manual_seed(seed_of(spec.seed, split.fold, 1))
         self.net = build_model(recipe.model, labels.task, cohort.bag_spec, self.metadata)
         start_from_weights(self.net, recipe.model)
         if recipe.model.standardize:
@@ -119,7 +120,7 @@ class FoldTraining:
         self.learning = [weight for weight in self.net.parameters() if weight.requires_grad]
         self.loss = TaskLoss(labels.task, recipe.loss, train)
         drawn = sampling_weights(train) if recipe.loss.balance == "sampling" else None
-        seed = spec.seed + split.fold
+        seed = seed_of(spec.seed, split.fold, 2)
         self.batches = Batches(len(train), spec.batch_size, seed, shuffle=True, weights=drawn, world=processes.world)
         self.optimizer = make_optimizer(self.net, optim)
         self.schedule = Schedule(self.optimizer, optim, self.steps_of_epoch, spec.epochs)
@@ -266,8 +267,7 @@ class FoldTraining:
 
     def _chance(self) -> int:
         """A seed of this step's own."""
-        place = (self.recipe.train.seed, self.split.fold, self.epoch, self.step, self.processes.rank)
-        return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
+        return seed_of(self.recipe.train.seed, self.split.fold, 3, self.epoch, self.step, self.processes.rank)
 
     def _figure(self, row: EpochLog) -> float:
         """What is to be small."""

@@ -1,6 +1,7 @@
 """`python train.py --bags BAGS --labels labels.csv --out RUN`: bags and labels to a cross-validated run."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_type_hints
@@ -9,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mil.errors import MilError, SettingsError, Stopped
 from mil.recipe import Recipe
+from mil.stop import Stop
 from tiling import cli
 from tiling.errors import TilingError
 from tiling.progress import shown
@@ -44,50 +46,55 @@ def _parser() -> ArgumentParser:
 
 
 def _work(args: Namespace) -> int:
-    if args.collect:
-        from mil.run import collect
-
-        return _report(collect(Path(args.collect)), Path(args.collect))
-    for flag in ("bags", "labels") if args.doctor else ("bags", "labels", "out"):
-        if args[flag] is None:
-            raise SettingsError(f"--{flag} is missing; --help says what it is")
+    if args.collect is not None:
+        return _collect(args)
+    needed = ("bags", "labels") if args.doctor else ("bags", "labels", "out")
+    if missing := [name for name in needed if args[name] is None]:
+        raise SettingsError(f"--{missing[0]} is missing; --help says what it is")
     recipe = Recipe(**{name: cli.settings_from(args, part) for name, part in get_type_hints(Recipe).items()})
     if args.doctor:
         return _examine(args, recipe)
+    out, stop = Path(args.out), Stop()
+    with cli.on_warning(stop.tell):
+        try:
+            return _train(args, recipe, out, stop)
+        except Stopped as stopped:
+            print(f"train.py: {stopped}; start it again with --resume and it goes on", file=sys.stderr)
+            return cli.STOPPED
+
+
+def _train(args: Namespace, recipe: Recipe, out: Path, stop: Stop) -> int:
     from mil.cohort import gather
     from mil.labels import read_labels
     from mil.launcher import read_launch
 
-    read_launch(os.environ)
+    is_first = read_launch(os.environ).rank == 0
+    fold = fold_from(args, os.environ.get("SLURM_ARRAY_TASK_ID"))
+    if is_first and fold is not None and args.fold is None:
+        print(f"train.py: training fold {fold}, the index of this Slurm array; --fold all trains all", file=sys.stderr)
     cohort = gather(read_labels(Path(args.labels), recipe.table), Path(args.bags), recipe.train.skip_missing)
+    for what, slides in (
+        ("labelled slides have no bag", cohort.missing["slide_id"]),
+        ("bags have no label", cohort.unlabelled),
+    ):
+        if is_first and len(slides):
+            print(f"{len(slides)} {what} and are left out: {', '.join(slides)}", file=sys.stderr)
     from mil.launch import start  # imports torch, which takes seconds: what can be told before has been
     from mil.run import train_run
 
-    out, fold = Path(args.out), fold_from(args)
-    with start(recipe.train.device) as processes, cli.stop_on_signal() as stop:
-        if processes.is_first:
-            for what, slides in (
-                ("labelled slides have no bag", cohort.missing["slide_id"]),
-                ("bags have no label", cohort.unlabelled),
-            ):
-                if len(slides):
-                    print(f"{len(slides)} {what} and are left out: {', '.join(slides)}", file=sys.stderr)
+    with start(recipe.train.device) as processes:
         sources = {"bags": args.bags, "labels": args.labels}
-        try:
-            evaluation = train_run(cohort, out, recipe, processes, sources, fold, args.resume, stop)
-        except Stopped as stopped:
-            print(f"train.py: {stopped}; all is saved in {shown(out)}, go on with --resume", file=sys.stderr)
-            return cli.STOPPED
-        return _report(evaluation, out) if processes.is_first else cli.OK
+        evaluation = train_run(cohort, out, recipe, processes, sources, fold, args.resume, stop)
+    return _report(evaluation, out) if is_first else cli.OK
 
 
-def fold_from(args: Namespace) -> int | None:
-    """The one fold to train: that of --fold, or the index of a Slurm array; None for all."""
-    index = os.environ.get("SLURM_ARRAY_TASK_ID")
-    if args.fold is None and index is not None:
-        print(f"train.py: training fold {index}, the index of this Slurm array; --fold all trains all", file=sys.stderr)
-        return int(index)
-    return None if args.fold == "all" else args.fold
+def fold_from(args: Namespace, array_index: str | None) -> int | None:
+    """The one fold to train: that of --fold, or the index in a Slurm array; None for all."""
+    if args.fold is not None or not array_index:
+        return None if args.fold == "all" else args.fold
+    if not array_index.isdecimal():
+        raise SettingsError(f"SLURM_ARRAY_TASK_ID is {array_index!r}, which is no fold; give --fold, a number or all")
+    return int(array_index)
 
 
 def _examine(args: Namespace, recipe: Recipe) -> int:
@@ -98,10 +105,20 @@ def _examine(args: Namespace, recipe: Recipe) -> int:
     return cli.OK if report.healthy else cli.WRONG_INPUT
 
 
+def _collect(args: Namespace) -> int:
+    if beside := [name for name in ("bags", "labels", "out", "fold") if args[name] is not None]:
+        raise SettingsError(f"--collect puts a run together that is there, and takes no --{beside[0]} beside it")
+    if args.doctor or args.resume:
+        raise SettingsError("--collect goes with neither --doctor nor --resume")
+    from mil.collect import collect
+
+    return _report(collect(Path(args.collect)), Path(args.collect))
+
+
 def _report(evaluation: "Evaluation | None", out: Path) -> int:
     """Say how good a run is, or how to end it."""
     if evaluation is None:
-        print(f"when the other folds are done: python train.py --collect {shown(out)}")
+        print(f"when the other folds are done: python train.py --collect {shlex.quote(str(out))}")
     else:
         print("\n".join(evaluation.lines()))
         print(f"models, predictions, metrics and plots are in {shown(out)}")

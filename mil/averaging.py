@@ -50,6 +50,15 @@ class Averaging:
         if self.last is not None:
             self._ends.append({name: value.to("cpu", copy=True) for name, value in _learning(model).items()})
 
+    def candidate(self, model: nn.Module) -> dict[str, Tensor]:
+        """What `weights` will give when the epoch has ended; nothing is noted yet."""
+        if self.last is None:
+            return self.weights(model)
+        after = Averaging(last=self.last)
+        after._ends.extend(self._ends)
+        after.epoch_ended(model)
+        return after.weights(model)
+
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         """All weights and buffers by name, as in a state dict, averaged where there is an average.
 

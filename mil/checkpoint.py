@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mil.errors import RunError
 from mil.metadata import MetadataCoder
 from mil.model import MILNet, build_model
 from mil.settings import ModelSpec
+from mil.snapshot import write_tensors
 from mil.task import Task
 from tiling.bag import software
 from tiling.features import FEATURES
@@ -39,7 +40,7 @@ def save_model(folder: Path, model: MILNet, card: ModelCard) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "model.safetensors") as temporary:
         # Copies: some networks (CoaT) have one weight under two names, which the format does not know.
-        save_file({name: value.contiguous().clone() for name, value in model.state_dict().items()}, temporary)
+        write_tensors(temporary, {name: value.contiguous().clone() for name, value in model.state_dict().items()})
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "software": software(), **asdict(card)}
     with replacing(folder / "model.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

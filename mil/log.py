@@ -34,12 +34,14 @@ def read_log(path: Path) -> list[EpochLog]:
     """The rows of a log.csv; raises RunError where it is missing or damaged."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [
+            rows = [
                 EpochLog(
                     int(row["fold"]), int(row["epoch"]), float(row["train_loss"]), float(row["valid_loss"]),
                     float(row["valid_auc"]), float(row["lr"]), row["best"] == "True",
                 )
                 for row in csv.DictReader(file)
             ]  # fmt: skip
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        kept(rows)
+        return rows
+    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
         raise RunError(f"{str(path)!r} cannot be read ({error}); train again") from error

@@ -1,76 +1,59 @@
-"""Training one fold: one loop for every model, that can be interrupted at any step and goes on as if it had not been.
+"""Training one fold: one loop for every model, that can be interrupted at any moment and goes on as if it had not been.
 
 The fold that is reported never chooses anything: stopping and the choice of the epoch use a part of the training
 folds that is set aside for them, again by patient.
-
-Chance is drawn anew for each step from seed, fold, epoch, step and process. Where a training stands is thus all that
-has to be known to go on with the same numbers.
 """
 
-import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
-
-from mil.augment import Augment
-from mil.averaging import Averaging, standing_in
-from mil.chance import seed_of
 from mil.cohort import Cohort
-from mil.data import BagDataset, Batch, Reader
-from mil.encoded import encode_once
-from mil.errors import ModelError, Stopped
-from mil.feed import feed
+from mil.data import Reader
+from mil.errors import MilError, ModelError, Stopped
 from mil.folds import Split
-from mil.log import EpochLog, kept
-from mil.losses import TaskLoss, log_loss, probabilities, sampling_weights
+from mil.log import EpochLog
 from mil.memory import out_of_memory_sentence
-from mil.metadata import MetadataCoder, fit_metadata
-from mil.metrics import auc
-from mil.model import MILNet, build_model, standardize, start_from_weights
-from mil.optim import make_optimizer, prepare
-from mil.order import Batches
-from mil.predict import predict_batches
-from mil.processes import Processes
-from mil.readers import KEPT_BYTES
+from mil.processes import Processes, cause
 from mil.recipe import Recipe
-from mil.schedule import Schedule
 from mil.snapshot import load_state, save_state
+from mil.stop import Stop
+from mil.training import FoldResult, FoldTraining
 from tiling.progress import progress
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
-class FoldResult(NamedTuple):
-    """The best model of a fold, its metadata, its probabilities (test slides, K) of the unseen fold, its epochs."""
-
-    model: MILNet
-    metadata: MetadataCoder
-    probabilities: np.ndarray
-    log: list[EpochLog]
-
-
 def train_fold(
     cohort: Cohort, split: Split, recipe: Recipe, read: Reader, processes: Processes, folder: Path | None = None,
-    stop: Callable[[], bool] = lambda: False, watch: Callable[[Sequence[EpochLog]], None] = lambda _: None,
+    stop: Stop | None = None, watch: Callable[[Sequence[EpochLog]], None] = lambda _: None,
 ) -> FoldResult:  # fmt: skip
     """Train on the training part of a split, keep the epoch that is best on its validation part, predict its test part.
 
     Without a validation part the last epoch is kept. `read` gives the instances of a bag. With a `folder` there is a
     checkpoint in it after each epoch and every few minutes, and a training of which there is one goes on from it.
-    `watch` is given the log after each epoch. Once `stop` says so, the checkpoint is saved and Stopped raised. Raises
-    ModelError where the loss is no longer a number or memory does not suffice.
+    `watch` is given the log after each epoch. Once `stop` says so, where the training stands is saved and Stopped
+    raised. Raises ModelError where the loss is no longer a number or memory does not suffice, RunError where the
+    checkpoint does not fit.
     """
-    fold = FoldTraining(cohort, split, recipe, read, processes)
-    checkpoint = folder / CHECKPOINT if folder else None
-    if checkpoint is not None and checkpoint.exists():
-        fold.restore(load_state(checkpoint))
+    try:
+        fold = FoldTraining(cohort, split, recipe, read, processes)
+        _train(fold, folder / CHECKPOINT if folder else None, stop or Stop(), watch)
+        return fold.result()
+    except (ValueError, RuntimeError, MemoryError) as error:
+        if isinstance(error, MilError) or (sentence := _explained(error, cohort, recipe, processes)) is None:
+            raise
+        raise ModelError(sentence) from error
+
+
+def _train(
+    fold: FoldTraining, checkpoint: Path | None, stop: Stop, watch: Callable[[Sequence[EpochLog]], None]
+) -> None:
+    """Train until there is no epoch left, from the checkpoint on where there is one."""
+    processes, minutes = fold.processes, fold.recipe.train.checkpoint_minutes
+    if checkpoint is not None and processes.from_first(checkpoint.exists):
+        fold.restore(load_state(checkpoint), checkpoint)
+    processes.check_same_weights(fold.net)
     saved_at = time.monotonic()
 
     def save() -> None:
@@ -83,232 +66,34 @@ def train_fold(
 
     def after_step() -> None:
         if processes.any_(stop()):
+            raise Stopped(f"fold {fold.split.fold} was asked to stop in epoch {fold.epoch}")
+        if processes.any_(time.monotonic() - saved_at >= 60 * minutes):
             save()
-            raise Stopped(f"fold {split.fold} was asked to stop in epoch {fold.epoch}")
-        if processes.any_(time.monotonic() - saved_at >= 60 * recipe.train.checkpoint_minutes):
-            save()
 
-    steps, done = recipe.train.epochs * fold.steps_of_epoch, fold.epoch * fold.steps_of_epoch + fold.step
-    with progress(steps, "step", f"fold {split.name}", done) as bar:
-        while not fold.finished:
-            for _ in fold.steps():
-                bar.update()
-                after_step()
-            fold.end_epoch()
-            bar.set_postfix_str(str(fold.log[-1]), refresh=False)
-            watch(fold.log)
-            save()
-    return fold.result()
-
-
-class FoldTraining:
-    """A fold in training: all that changes while it learns, which is what a checkpoint holds."""
-
-    def __init__(self, cohort: Cohort, split: Split, recipe: Recipe, read: Reader, processes: Processes) -> None:
-        self.cohort, self.split, self.recipe, self.read, self.processes = cohort, split, recipe, read, processes
-        labels, spec, optim = cohort.labels, recipe.train, recipe.optim
-        train = labels.at(split.train)
-        self.metadata = fit_metadata(train.table, recipe.table.categorical, recipe.table.numeric)
-        self.data = self._dataset(split.train)
-        torch.manual_seed(seed_of(spec.seed, split.fold, 1))
-        self.net = build_model(recipe.model, labels.task, cohort.bag_spec, self.metadata)
-        start_from_weights(self.net, recipe.model)
-        if recipe.model.standardize:
-            standardize(self.net, map(read, self.data.bags))
-        prepare(self.net, spec, processes.device, processes.world)
-        self.net.to(processes.device)
-        self.learning = [weight for weight in self.net.parameters() if weight.requires_grad]
-        self.loss = TaskLoss(labels.task, recipe.loss, train)
-        drawn = sampling_weights(train) if recipe.loss.balance == "sampling" else None
-        seed = seed_of(spec.seed, split.fold, 2)
-        self.batches = Batches(len(train), spec.batch_size, seed, shuffle=True, weights=drawn, world=processes.world)
-        self.optimizer = make_optimizer(self.net, optim)
-        self.schedule = Schedule(self.optimizer, optim, self.steps_of_epoch, spec.epochs)
-        self.averaging = Averaging(optim.ema, optim.average_last)
-        self.scaler = torch.amp.GradScaler(enabled=self.net.half_precision is torch.float16)
-        self.augment = Augment(recipe.augment)
-        if self.net.is_frozen and not self.augment.steps:
-            self.read = self._encoded() or read
-            self.data.read = self.read
-        self.epoch = self.step = 0
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=processes.device)
-        self.log: list[EpochLog] = []
-        self.best: dict[str, Tensor] = {}
-
-    @property
-    def steps_of_epoch(self) -> int:
-        """Steps of the optimiser in each epoch."""
-        return -(-len(self.batches) // self.recipe.optim.accumulate)
-
-    @property
-    def finished(self) -> bool:
-        """Whether there is no epoch left, or none was better for too long."""
-        spec = self.recipe.train
-        waited = self.log[-1].epoch - kept(self.log).epoch if self.log else 0
-        return self.epoch >= spec.epochs or waited >= spec.patience
-
-    def state(self) -> dict[str, Any]:
-        """All of it, as `mil.snapshot` saves it; what all processes ask for together.
-
-        Of what differs between processes within an epoch it has the loss of each and, of the running statistics of
-        batch norm, those of the first.
-        """
-        processes = self.processes
-        sums = torch.zeros(processes.world, dtype=torch.float64, device=processes.device)
-        sums[processes.rank] = self.loss_sum
-        return {
-            "epoch": self.epoch, "step": self.step, "loss_sums": processes.sum_(sums),
-            "log": [tuple(row) for row in self.log], "best": self.best,
-            "model": self.net.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(), "averaging": self.averaging.state(),
-            "scaler": self.scaler.state_dict(),
-        }  # fmt: skip
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Stand where that state was saved."""
-        self.epoch, self.step = state["epoch"], state["step"]
-        sums = state["loss_sums"]
-        if len(sums) == self.processes.world:
-            self.loss_sum.copy_(sums[self.processes.rank])
-        elif self.processes.is_first:
-            self.loss_sum.copy_(sums.sum())
-        self.log, self.best = [EpochLog(*row) for row in state["log"]], state["best"]
-        self.net.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.schedule.at(max(0, self.epoch * self.steps_of_epoch + self.step - 1))
-        self.averaging.restore(state["averaging"], self.net)
-        self.scaler.load_state_dict(state["scaler"])
-
-    def steps(self) -> Iterator[None]:
-        """Does the steps that are left of the epoch, one at a time."""
-        self.net.train()
-        groups = self._groups()[self.step :]
-        own = [self.processes.share(places) for group in groups for places in group]
-        with closing(self._feed(self.data, own)) as batches:
-            for group in groups:
-                torch.manual_seed(self._chance())
-                self.schedule.at(self.epoch * self.steps_of_epoch + self.step)
-                weight = self._weight(group)
-                for _ in group:
-                    self._learn(next(batches), weight)
-                self._update()
-                self.step += 1
-                yield
-
-    def end_epoch(self) -> None:
-        """Validate, keep the weights if they are the best so far, and write the epoch into the log."""
-        self.processes.mean_(self.net.buffers())
-        self.averaging.epoch_ended(self.net)
-        weight = sum(map(self._weight, self._groups()))
-        loss = self.processes.sum_(self.loss_sum.clone()).item() / weight
-        weights, task = self.averaging.weights(self.net), self.cohort.labels.task
-        # Averages of statistics, which differ between processes until they are averaged here.
-        self.processes.mean_(weights[name] for name, _ in self.net.named_buffers() if name in weights)
-        valid_loss = valid_auc = math.nan
-        if len(self.split.valid):
-            logits, targets = self._predict(self.split.valid, weights), self.cohort.labels.targets[self.split.valid]
-            valid_loss = log_loss(task, logits, torch.from_numpy(targets))
-            valid_auc = auc(probabilities(task, logits).numpy(), targets)
-        if not math.isfinite(loss) or (len(self.split.valid) and not math.isfinite(valid_loss)):
-            raise ModelError(
-                f"the loss of fold {self.split.fold} became {loss} (validation {valid_loss}) in epoch {self.epoch}; "
-                "lower --lr"
-            )
-        row = EpochLog(self.split.fold, self.epoch, loss, valid_loss, valid_auc, self.schedule.lr, False)
-        row = row._replace(best=self._is_best(row))
-        if row.best and len(self.split.valid):
-            self.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
-        self.schedule.epoch_ended(self._figure(row))
-        self.log.append(row)
-        self.epoch, self.step = self.epoch + 1, 0
-        self.loss_sum.zero_()
-
-    def result(self) -> FoldResult:
-        """The model that was kept, and what it says of the test part."""
-        weights = self.best or self.averaging.weights(self.net)
-        chances = probabilities(self.cohort.labels.task, self._predict(self.split.test, weights)).numpy()
-        self.net.load_state_dict(weights)
-        return FoldResult(self.net, self.metadata, chances, self.log)
-
-    def _learn(self, batch: Batch, weight: float) -> None:
-        """Add the gradient of a batch's part in a step whose terms weigh `weight`."""
+    each = fold.steps_of_epoch
+    with stop.held(), progress(fold.recipe.train.epochs * each, "step", f"fold {fold.split.name}", fold.done) as bar:
         try:
-            instances, mask = self.augment(batch.instances_M, batch.mask_BN)
-            total = self.loss(self.net(instances, mask, batch.metadata_BF).logits_BK, batch.target_B)
-            torch.autograd.backward(self.scaler.scale(total / weight))
-        except (ValueError, RuntimeError) as error:
-            if (sentence := self._explained(error)) is None:
-                raise
-            raise ModelError(sentence) from error
-        self.loss_sum += total.detach()
+            while not fold.finished:
+                for _ in fold.steps():
+                    bar.update()
+                    after_step()
+                fold.end_epoch(stop)
+                bar.set_postfix_str(str(fold.log[-1]), refresh=False)
+                watch(fold.log)
+                after_step()
+                save()
+        except Stopped:
+            save()
+            raise
 
-    def _update(self) -> None:
-        self.processes.sum_gradients(self.learning)
-        if self.recipe.optim.clip_grad is not None:
-            self.scaler.unscale_(self.optimizer)
-            clip_grad_norm_(self.learning, self.recipe.optim.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        self.averaging.step(self.net)
 
-    def _groups(self) -> list[list[np.ndarray]]:
-        """The steps of the epoch, each some batches, each the places of its bags."""
-        plan, some = self.batches.plan(self.epoch), self.recipe.optim.accumulate
-        return [plan[start : start + some] for start in range(0, len(plan), some)]
-
-    def _feed(self, data: BagDataset, plan: Sequence[np.ndarray]) -> Generator[Batch, None, None]:
-        return feed(data, plan, self.processes.device, self.recipe.train.loader_workers)
-
-    def _weight(self, group: Sequence[np.ndarray]) -> float:
-        """What all terms of a step weigh together; 1 where nothing in it is known, and so nothing learned."""
-        return self.loss.weight(torch.as_tensor(self.data.targets[np.concatenate(group)])) or 1.0
-
-    def _chance(self) -> int:
-        """A seed of this step's own."""
-        return seed_of(self.recipe.train.seed, self.split.fold, 3, self.epoch, self.step, self.processes.rank)
-
-    def _figure(self, row: EpochLog) -> float:
-        """What is to be small."""
-        return -row.valid_auc if self.recipe.train.choose_by == "auc" else row.valid_loss
-
-    def _is_best(self, row: EpochLog) -> bool:
-        # Without validation each epoch takes the place of the one before.
-        return not len(self.split.valid) or self._figure(row) < min(map(self._figure, self.log), default=math.inf)
-
-    def _predict(self, rows: np.ndarray, weights: Mapping[str, Tensor]) -> Tensor:
-        """Logits (rows, K) with these weights, on every process."""
-        spec, data = self.recipe.train, self._dataset(rows)
-        own = self.processes.share(np.arange(len(rows)))
-        plan = [own[start : start + spec.batch_size] for start in range(0, len(own), spec.batch_size)]
-        with standing_in(self.net, weights), closing(self._feed(data, plan)) as batches:
-            logits, places = predict_batches(self.net, batches)
-        return self.processes.gather_rows(logits, places, len(rows))
-
-    def _encoded(self) -> Reader | None:
-        """Reads bags as the frozen backbone sees them, if that fits into memory."""
-        rows = np.concatenate([self.split.train, self.split.valid, self.split.test])
-        data, some = self._dataset(rows), self.recipe.train.batch_size
-        plan = np.split(np.arange(len(rows)), range(some, len(rows), some))
-        instances = sum(self.cohort.sizes[row] for row in rows)
-        with closing(self._feed(data, plan)) as batches:
-            return encode_once(self.net, batches, data.bags, instances, KEPT_BYTES)
-
-    def _dataset(self, rows: np.ndarray) -> BagDataset:
-        labels = self.cohort.labels
-        columns = self.metadata.encode(labels.table.iloc[rows])
-        return BagDataset([self.cohort.bags[row] for row in rows], labels.targets[rows], self.read, columns)
-
-    def _explained(self, error: Exception) -> str | None:
-        """What a user can do about an error of a step, None for any other."""
-        if "more than 1 value per channel" in str(error):
-            return (
-                f"batch norm has nothing to take a mean of ({error}); raise --batch-size, or --instance-chunk if you "
-                "gave one, or --train-px, or tile with more --instances"
-            )
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            cause = " ".join(str(error).split())[:200]
-            return f"the backbone cannot be compiled here ({cause}); train without --compile"
-        processes = self.processes
-        return out_of_memory_sentence(error, self.cohort, self.recipe, processes.device, processes.world)
+def _explained(error: Exception, cohort: Cohort, recipe: Recipe, processes: Processes) -> str | None:
+    """What a user can do about an error of PyTorch, None for any other."""
+    if "more than 1 value per channel" in str(error):
+        return (
+            f"batch norm has nothing to take a mean of ({error}); raise --batch-size, or --instance-chunk if you gave "
+            "one, or --train-px, or tile with more --instances"
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"the backbone cannot be compiled here ({cause(error)}); train without --compile"
+    return out_of_memory_sentence(error, cohort, recipe, processes.device, processes.world)

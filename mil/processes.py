@@ -163,6 +163,12 @@ class Processes:
             raise LaunchError(f"process 0 stopped: {outcome[1]}")
         return outcome[0]
 
+    def wait(self) -> None:
+        """Wait until all are here, for hours if need be."""
+        if self.world > 1:
+            with self._together():
+                dist.barrier(group=self._patient)
+
     def _from_first(self, flat: Tensor) -> Tensor:
         with self._together():
             dist.broadcast(flat.view(torch.uint8), src=0, group=self._group(flat))  # gloo knows no bool

@@ -202,6 +202,11 @@ class TrainSpec:
             )
         if self.decode == "gpu" and self.cache not in (None, "auto"):
             raise SettingsError("--decode gpu reads no cache: give it or --cache FOLDER, not both")
+        if not self.valid_share and (self.choose_by, self.patience) != (TrainSpec.choose_by, TrainSpec.patience):
+            raise SettingsError(
+                "--choose-by and --patience say something only with a --valid-share above 0: without one all epochs "
+                "are trained, and the last is kept"
+            )
         if 0 < self.valid_share < 0.01:
             raise SettingsError(f"--valid-share must be 0, or from 0.01 to 0.5, not {self.valid_share}")
 

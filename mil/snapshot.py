@@ -30,7 +30,15 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     tree = _to_json(state, tensors)
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "state": tree}
     with replacing(path) as temporary:  # under one key: several stand in any order
-        save_file(tensors, temporary, {_KEY: json.dumps(content)})
+        write_tensors(temporary, tensors, {_KEY: json.dumps(content)})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], content: dict[str, str] | None = None) -> None:
+    """Write tensors, and text beside them, as safetensors; raises RunError where the disk does not take them."""
+    try:
+        save_file(tensors, path, content)
+    except SafetensorError as error:
+        raise RunError(f"cannot write to {str(path.parent)!r} ({error}); see that the disk is not full") from error
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -4,10 +4,11 @@ import time
 
 import torch
 
+from mil.augment import ON_PIXELS
 from mil.cohort import Cohort
 from mil.errors import ModelError
 from mil.metadata import fit_metadata
-from mil.model import MILNet, bare, build_model, start_from_weights
+from mil.model import MILNet, bare, build_model, refuse_changed, start_from_weights
 from mil.optim import make_optimizer, prepare
 from mil.recipe import Recipe
 from mil.weights import WeightsReport
@@ -26,6 +27,9 @@ def try_model(
     metadata = fit_metadata(cohort.labels.table, recipe.table.categorical, recipe.table.numeric)
     net = build_model(recipe.model, cohort.labels.task, cohort.bag_spec, metadata)
     weights = start_from_weights(net, recipe.model)
+    if FEATURES in cohort.bag_spec:
+        refuse_changed(recipe.augment, ON_PIXELS)
+        refuse_changed(recipe.train, ("cache", "decode"))
     prepare(net, recipe.train, device, world)
     make_optimizer(net, recipe.optim)
     for bags, why in ((1, "each process takes a bag of a batch"), (2, "--head-norm takes means over bags")):

@@ -1,6 +1,7 @@
 """The three commands as a user calls them: what they say, what they leave, how they end."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -570,7 +571,7 @@ def test_console_script_calls_itself_by_its_name(
     assert capsys.readouterr().err.startswith(f"gigabag-{name}: error: ")
 
 
-class TestStopOnSignal:
+class TestOnWarning:
     @pytest.fixture(autouse=True)
     def handlers(self) -> Iterator[None]:
         before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)}
@@ -580,31 +581,42 @@ class TestStopOnSignal:
 
     def test_nothing_came(self) -> None:
         before = signal.getsignal(signal.SIGTERM)
-        with cli.stop_on_signal() as stop:
-            assert not stop()
+        with cli.on_warning(lambda: None):
+            pass
         assert signal.getsignal(signal.SIGTERM) == before
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-    def test_a_warning_is_noted_and_a_second_one_does_no_harm(self, number: signal.Signals) -> None:
-        with cli.stop_on_signal() as stop:
+    def test_a_warning_is_told_and_a_later_one_does_no_harm(self, number: signal.Signals) -> None:
+        told: list[int] = []
+        with cli.on_warning(lambda: told.append(1)):
             os.kill(os.getpid(), number)
-            assert stop()
-            assert stop()
+            os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
+        assert told == [1, 1]
 
 
 class TestFoldFrom:
     @pytest.mark.parametrize(
         ("given", "index", "fold"),
-        [(None, None, None), (3, None, 3), (None, "2", 2), (0, "2", 0), ("all", "2", None), ("all", None, None)],
+        [
+            (None, None, None),
+            (None, "", None),
+            (3, None, 3),
+            (None, "2", 2),
+            (0, "2", 0),
+            ("all", "2", None),
+            ("all", None, None),
+        ],
     )
-    def test_the_flag_goes_before_the_array(
-        self, given: object, index: str | None, fold: int | None, monkeypatch: pytest.MonkeyPatch
+    def test_the_flag_goes_before_the_array(self, given: object, index: str | None, fold: int | None) -> None:
+        assert train.fold_from(Namespace(fold=given), index) == fold
+
+    def test_an_index_that_is_none(
+        self, refusal: Refusal, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
-        if index is not None:
-            monkeypatch.setenv("SLURM_ARRAY_TASK_ID", index)
-        assert train.fold_from(Namespace(fold=given)) == fold
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "x")
+        given = ["--bags", trained.bags, "--labels", trained.labels, "--out", tmp_path / "run"]
+        assert "SLURM_ARRAY_TASK_ID is 'x', which is no fold" in refusal(train.main, *given)
 
 
 class TestTrainWithoutTraining:
@@ -634,6 +646,27 @@ class TestTrainWithoutTraining:
         assert "out of fold, 12 slides of 12 patients" in capsys.readouterr().out
         for name in ("oof.csv", "metrics.json", "roc.png"):
             assert (tmp_path / "run" / name).read_bytes() == (trained.run / name).read_bytes()
+
+    @pytest.mark.parametrize(
+        ("name", "text", "sentence"),
+        [
+            ("folds.csv", "a,b\n1,2\n", "folds.csv' is no table of a run: it lacks the column 'slide_id'"),
+            ("folds.csv", "slide_id,patient_id,label,fold\n", "lacks the column|has no rows|do not fit"),
+            ("folds.csv", "slide_id,patient_id,label,fold\ns00,p,odd,0\ns02,q,normal,1\n", "do not fit its folds.csv"),
+            ("skipped.csv", "a\n1\n", "skipped.csv' is no table of a run"),
+            ("fold_0/log.csv", "fold,epoch,train_loss,valid_loss,valid_auc,lr,best\n", "log.csv' cannot be read"),
+        ],
+    )
+    def test_damaged_runs_are_refused(
+        self, refusal: Refusal, trained: Trained, tmp_path: Path, name: str, text: str, sentence: str
+    ) -> None:
+        shutil.copytree(trained.run, tmp_path / "run")
+        (tmp_path / "run" / name).write_text(text)
+        assert re.search(sentence, refusal(train.main, "--collect", tmp_path / "run"))
+
+    def test_collect_takes_nothing_beside_it(self, refusal: Refusal, tmp_path: Path) -> None:
+        assert "takes no --fold beside it" in refusal(train.main, "--collect", tmp_path, "--fold", 1)
+        assert "goes with neither --doctor nor --resume" in refusal(train.main, "--collect", tmp_path, "--doctor")
 
     def test_no_run_to_collect(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
         assert "is no run of train.py: it has no folds.csv" in refusal(train.main, "--collect", tmp_path)

@@ -142,18 +142,23 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """A block in which SIGTERM and SIGUSR1, by which queueing systems warn, are noted; asked, it says if one came.
+def on_warning(tell: Callable[[], None]) -> Iterator[None]:
+    """A block in which SIGTERM and SIGUSR1, by which queueing systems warn, call `tell`.
 
-    If so they are noted, and nothing else, also behind the block: Slurm may warn again while the process leaves.
+    Behind it they do nothing if one of them came: Slurm may warn again while the process leaves.
     """
     came: list[int] = []
-    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in _WARNINGS}
+
+    def warned(number: int, _: object) -> None:
+        came.append(number)
+        tell()
+
+    before = {each: signal.signal(each, warned) for each in _WARNINGS}
     try:
-        yield lambda: bool(came)
+        yield
     finally:
-        for each, handler in () if came else before.items():
-            signal.signal(each, handler)
+        for each, handler in before.items():
+            signal.signal(each, signal.SIG_IGN if came else handler)
 
 
 def explain(message: str, argv: list[str]) -> str:

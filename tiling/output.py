@@ -59,15 +59,39 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The name holds host and process, for two machines may write the same bag at once.
     """
+    with _temporary(path) as temporary:
+        yield temporary
+        _to_disk(temporary)
+        os.replace(temporary, path)
+
+
+@contextmanager
+def placing(path: Path) -> Iterator[Path]:
+    """Like `replacing`, but a `path` that is there already stays: of several jobs the first one's."""
+    with _temporary(path) as temporary:
+        yield temporary
+        _to_disk(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a disk without links
+            os.replace(temporary, path)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_TEMPORARY}")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def written_name(name: str) -> str:

@@ -33,7 +33,7 @@ def test_nothing_changes_but_the_time(
 ) -> None:
     recipe = RECIPE.but(freeze="all", augment=False, lr=1e-2, **settings)
     once = fold_of(cohort_of_bags, split(cohort_of_bags, 0), recipe)
-    monkeypatch.setattr("mil.loop.KEPT_BYTES", 0)
+    monkeypatch.setattr("mil.training.KEPT_BYTES", 0)
     always = fold_of(cohort_of_bags, split(cohort_of_bags, 0), recipe)
     np.testing.assert_allclose(once.probabilities, always.probabilities, rtol=1e-3 if "precision" in settings else 1e-5)
 

@@ -22,7 +22,7 @@ from mil.folds import Folds, Split, make_splits
 from mil.labels import Labels, read_labels, target_column
 from mil.launcher import Launch
 from mil.log import kept
-from mil.loop import FoldResult, train_fold
+from mil.loop import train_fold
 from mil.metrics import auc
 from mil.model import build_model
 from mil.predict import load_run, predict_bag
@@ -30,6 +30,7 @@ from mil.processes import Processes
 from mil.recipe import Recipe
 from mil.run import reader_of, train_run
 from mil.task import Task
+from mil.training import FoldResult
 from tests.conftest import Trained
 from tiling.bag import Bag, read_bag
 from tiling.features import read_features, write_features
@@ -127,7 +128,7 @@ def test_the_reported_fold_chooses_nothing(cohort_of_bags: Cohort) -> None:
 def test_best_weights_are_kept(cohort_of_bags: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation losses 3, 1, 2, 2 with a patience of 2: epoch 1 is kept and epoch 3 is the last."""
     losses, states, weights = iter([3.0, 1.0, 2.0, 2.0, 0.5]), [], []
-    monkeypatch.setattr("mil.loop.log_loss", lambda *_: next(losses))
+    monkeypatch.setattr("mil.training.log_loss", lambda *_: next(losses))
     real = torch.optim.AdamW.zero_grad
 
     def noting(self: torch.optim.AdamW, *args: object) -> None:
@@ -333,7 +334,7 @@ def test_config_names_the_backbone_that_was_taken(
 
 
 def test_without_validation_all_other_folds_train_and_the_last_epoch_is_kept(cohort_of_bags: Cohort) -> None:
-    recipe = RECIPE.but(valid_share=0.0, epochs=3, patience=1)
+    recipe = RECIPE.but(valid_share=0.0, epochs=3)
     part = make_splits(cohort_of_bags.labels, FOLDS, 0, 0)[1]
     assert (len(part.train), len(part.valid), len(part.test)) == (6, 0, 6)
     result = fold_of(cohort_of_bags, part, recipe)

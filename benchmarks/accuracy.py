@@ -57,8 +57,8 @@ COMMON = ["--channels-last", "--folds", "5", "--batch-size", "8", "--device", "c
 # Chosen on the other 80 slides. Frozen, on maps computed once, 200 steps, 5 folds, lr of 3e-5 to 3e-3 and of the
 # attention from 1e-6: avg, logsumexp, gated had their least loss at 3e-3 (.495, .542, .541), max and attention at 1e-3
 # (.573, .561), attention the less its own lr was. End to end, one fold of three, by the loss on its validation part:
-# without warm-up, or without clipping at 3e-4, the first steps spoil the weights and hardly anything is learned; avg had
-# .512 at 1e-4, .499 with a head of 1e-3 beside, .395 at 3e-4 with that head and clipping; attention .227, max .487.
+# without warm-up, or without clipping at 3e-4, the first steps spoil the weights and hardly anything is learned; avg
+# had .512 at 1e-4, .499 with a head of 1e-3 beside, .395 at 3e-4 with that head and clipping; attention .227, max .487.
 TRAINING = {
     "frozen": [
         *("--freeze", "all", "--no-augment", "--precision", "bf16", "--epochs", "12", "--patience", "12"),

@@ -62,8 +62,9 @@ def open_cache(
     """The tiles of `bags` (`sizes` of them in each, of the `spec` they share) at `px`, those made that are missing.
 
     `where` is a folder, in which the cache has one of its own, or `auto`: a folder beside the bags, and no cache (None,
-    and a line on stderr) where it is of no use or cannot be made. Raises CacheError where a cache in a folder that was asked for cannot be made; BagError
-    where a bag is damaged. As many `threads` decode as there are cores for this process, if not told; `show` the bar.
+    and a line on stderr) where it is of no use or cannot be made. Raises CacheError where a cache in a folder that was
+    asked for cannot be made; BagError where a bag is damaged. As many `threads` decode as there are cores for this
+    process, if not told; `show` the bar.
     """
     refs, auto = [_ref(bag) for bag in bags], where == AUTO
     if auto and px > AUTO_MOST_PX:

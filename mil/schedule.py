@@ -15,25 +15,27 @@ from mil.recipe import OptimSpec
 class Schedule:
     """The learning rates of an optimiser's groups, each in proportion to its own at the start (`initial_lr`).
 
-    `warmup_epochs`, in whole updates (the next above, so one at least), go in a line from `lr_warmup` to `lr`; the curve begins behind them (timm's
-    `warmup_prefix`) and, where it has an end, reaches `lr_end` behind the last update. With `updates_per_epoch` as many
-    as the optimiser makes. `step` multiplies with `decay_rate` after each `decay_epochs`. `plateau` does so after as
-    many epochs without a better figure, not below `lr_end`, and heeds none that ended before the warm-up did; it alone
-    has a state, the numbers of `state_dict`.
+    `warmup_epochs`, rounded up to whole updates but for the last of all, go in a line from `lr_warmup` to `lr`; the
+    curve begins behind them (timm's `warmup_prefix`) and, where it has an end, reaches `lr_end` behind the last update.
+    With `updates_per_epoch` as many as the optimiser makes. `step` multiplies with `decay_rate` after each
+    `decay_epochs`. `plateau` does so after as many epochs without a better figure, not below `lr_end`, and heeds none
+    that ended before the warm-up did; it alone has a state, the numbers of `state_dict`.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, spec: OptimSpec, updates_per_epoch: int, epochs: int) -> None:
-        warmup = math.ceil(spec.warmup_epochs * updates_per_epoch * (1 - 1e-9))  # 0.1 of 30 is 3, not quite in floats
-        if warmup >= epochs * updates_per_epoch:
+        if spec.warmup_epochs >= epochs:
             raise SettingsError(
                 f"--warmup-epochs {spec.warmup_epochs} leaves none of --epochs {epochs} for what comes after it"
             )
+        updates = epochs * updates_per_epoch
+        warmup = math.ceil(spec.warmup_epochs * updates_per_epoch * (1 - 1e-9))  # 0.1 of 30 is 3, not quite in floats
+        warmup = min(warmup, updates - 1)
         self.optimizer, self.spec, self.warmup = optimizer, spec, warmup
         self.lr = spec.lr
         # timm gives all groups one learning rate at the end; so it is given one group, and the others follow.
         self._first = torch.optim.SGD([torch.zeros(1)], lr=spec.lr)
         self._curve = _CURVES[spec.schedule](
-            self._first, spec, updates_per_epoch, epochs * updates_per_epoch - warmup,
+            self._first, spec, updates_per_epoch, updates - warmup,
             {"warmup_t": warmup, "warmup_lr_init": spec.lr_warmup, "warmup_prefix": True, "t_in_epochs": False},
         )  # fmt: skip
         self._best: float | None = None

@@ -73,7 +73,7 @@ def test_warm_up_then_the_curve_over_what_remains() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "updates"), [(0.0, 0), (0.001, 1), (0.1, 3), (0.101, 4), (0.7, 21), (1.0, 30), (2.9, 87)]
+    ("epochs", "updates"), [(0.0, 0), (0.001, 1), (0.1, 3), (0.101, 4), (0.7, 21), (1.0, 30), (2.9, 87), (2.999, 89)]
 )
 def test_a_warm_up_is_never_rounded_to_less(epochs: float, updates: int) -> None:
     schedule = Schedule(optimizer(1.0), OptimSpec(lr=1.0, schedule="constant", warmup_epochs=epochs), 30, 3)
@@ -89,6 +89,7 @@ def test_one_update_without_a_word(kind: str, caplog: pytest.LogCaptureFixture) 
     spec = OptimSpec(lr=1.0, lr_end=0.1, schedule=kind)  # type: ignore[arg-type]
     assert rates(spec, 1, 1) == pytest.approx([1, 0.1], rel=1e-5)
     assert not caplog.records
+    assert rates(OptimSpec(lr=1.0, schedule="constant", warmup_epochs=0.5), 1, 1) == [1, 1]
 
 
 def test_plateau_does_not_wait_while_it_warms_up() -> None:

@@ -1,7 +1,8 @@
 """The tiles of a cohort at training size, in files of bare pixels that are made on first use.
 
 A bag has a file of its own, whose name says of what it was made. So several jobs may make a cache together, each bag
-appears whole or not at all (a killed job loses one), and a bag that changed is made again alone. Files are read, not
+appears whole or not at all (a killed job loses one), and a bag that changed is made again alone; what it was stays
+while another job may be reading it. Files are read, not
 mapped into memory: no slower (benchmarks/loader.py), ten thousand of them hold neither descriptors nor mappings open,
 a short file is an error and not the end of the process, and no job is taken for one that needs all that memory.
 """
@@ -12,6 +13,7 @@ import os
 import random
 import shutil
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -31,6 +33,10 @@ AUTO = "auto"
 # Raw pixels of larger tiles are ten times their JPEG: a disk gives them hardly faster than cores decode them.
 AUTO_MOST_PX = 512
 AUTO_SHARE = 0.5  # of the free disk
+
+OWN_FOLDER = "gigabag-tiles"  # in a folder that a user names, in which there may be other things
+# An older state is deleted when it has not been used for so long. Linux notes that a file is read once a day.
+UNUSED_S = 2 * 86400.0
 
 _LAYOUT = "uint8 NCHW RGB"
 _TAG = "CACHEDIR.TAG"  # by which programs that make backups know a cache: https://bford.info/cachedir/
@@ -55,17 +61,19 @@ def open_cache(
 ) -> TileCache | None:  # fmt: skip
     """The tiles of `bags` (`sizes` of them in each, of the `spec` they share) at `px`, those made that are missing.
 
-    `where` is a folder, or `auto`: a folder beside the bags, and no cache (None, and a line on stderr) where it is of
-    no use or cannot be made. Raises CacheError where a cache in a folder that was asked for cannot be made; BagError
-    where a bag is damaged. As many `threads` decode as there are cores for this process, if not told; `show` the bar.
+    `where` is a folder, in which the cache has one of its own, or `auto`: a folder beside the bags, and no cache (None,
+    and a line on stderr) where it is of no use or cannot be made. Raises CacheError where a cache in a folder that was
+    asked for cannot be made; BagError where a bag is damaged. As many `threads` decode as there are cores for this
+    process, if not told; `show` the bar.
     """
     refs, auto = [_ref(bag) for bag in bags], where == AUTO
     if auto and px > AUTO_MOST_PX:
         _say(f"tiles of {px} px are no faster from a disk than decoded; give --cache FOLDER to keep them all the same")
         return None
-    folder = auto_folder(refs[0]) if auto else Path(where)
+    folder = auto_folder(refs[0]) if auto else Path(where) / OWN_FOLDER
     try:
         plan = _Plan(refs, sizes, spec, px, folder)
+        plan.tidy()
         if plan.missing:
             _prepare(folder, plan, AUTO_SHARE if auto else 1.0)
             _make(plan, px, threads or len(os.sched_getaffinity(0)), show)
@@ -91,39 +99,53 @@ def _ref(bag: BagRef | Path) -> BagRef:
 
 
 class _Plan:
-    """Which file each bag has, which of them are missing, and which are of an older state of the same bag."""
+    """Which file each bag has (one, if it has several names), which are missing, and which are of an older state."""
 
     def __init__(
         self, refs: Sequence[BagRef], sizes: Sequence[int], spec: dict[str, Any], px: int, folder: Path
     ) -> None:
-        there, older = _listing(folder), defaultdict(list)
-        for name in there:
-            older[name.partition("-")[0]].append(folder / name)
-        how, state_of = _how(px), _States(spec)
+        there, states = _listing(folder), defaultdict(list)
+        for path in there:
+            states[path.name.partition("-")[0]].append(path)
+        state_of = _States(spec)
         self.files: dict[BagRef, Stored] = {}
-        self.older: dict[BagRef, list[Path]] = {}
+        missing: dict[Path, BagRef] = {}
+        self.used: list[Path] = []
+        self.older: dict[Path, os.stat_result] = {}
         for ref, size in zip(refs, sizes, strict=True):
-            place, state = _digest(how, _place(ref)), state_of(ref, size)
-            stored = Stored(folder / f"{place}-{state}", (size, 3, px, px))
-            self.files[ref] = stored
-            self.older[ref] = [path for path in older[place] if path != stored.path]
-        self.missing = [ref for ref, stored in self.files.items() if there.get(stored.path.name) != _bytes(stored)]
+            place = _digest(px, _place(ref))
+            stored = self.files[ref] = Stored(folder / f"{place}-{state_of(ref, size)}", (size, 3, px, px))
+            if stored.path not in there or there[stored.path].st_size != _bytes(stored):
+                missing[stored.path] = ref
+            its = states.pop(place, ())
+            self.used += [path for path in its if path == stored.path]
+            self.older |= {path: there[path] for path in its if path != stored.path}
+        self.missing = list(missing.values())
+
+    def tidy(self) -> None:
+        """Note of what is there that it is used, and delete older states that nobody uses, as far as one may."""
+        for path in self.used:
+            with suppress(OSError):
+                os.utime(path)
+        for path, stat in self.older.items():
+            if time.time() - max(stat.st_atime, stat.st_mtime) > UNUSED_S:
+                with suppress(OSError):
+                    path.unlink()
 
 
-def _listing(folder: Path) -> dict[str, int]:
-    """Names and bytes of what is in a folder; nothing where there is no folder."""
+def _listing(folder: Path) -> dict[Path, os.stat_result]:
+    """What is in a folder; nothing where there is no folder."""
     try:
-        with os.scandir(folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if not entry.name.startswith(".")}
+        entries = list(os.scandir(folder))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise _unusable(folder, error) from error
-
-
-def _how(px: int) -> list[object]:
-    """All that pixels depend on beside the bag: size, order in the file, and who decodes and reduces them."""
-    return [_LAYOUT, px, software(), version("simplejpeg"), version("pillow")]
+    found = {}
+    for entry in entries:
+        with suppress(OSError):  # it is gone since, or leads nowhere
+            found[folder / entry.name] = entry.stat()
+    return found
 
 
 def _place(ref: BagRef) -> list[object]:
@@ -131,10 +153,10 @@ def _place(ref: BagRef) -> list[object]:
 
 
 class _States:
-    """What changes when a bag does; the file of a merged bag is looked at once."""
+    """What changes when a bag does, or who decodes and reduces it; the file of a merged bag is looked at once."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        self.spec = spec
+        self.made = [_LAYOUT, software(), version("simplejpeg"), version("pillow"), spec]
         self.stats: dict[Path, os.stat_result] = {}
 
     def __call__(self, ref: BagRef, size: int) -> str:
@@ -145,7 +167,7 @@ class _States:
             except OSError as error:
                 raise BagError(f"cannot read the bag {ref} ({error.strerror}); {ref.remedy}") from error
         stat = self.stats[ref.path]
-        return _digest(stat.st_size, stat.st_mtime_ns, size, self.spec)
+        return _digest(stat.st_size, stat.st_mtime_ns, size, self.made)
 
 
 def _digest(*parts: object) -> str:
@@ -194,7 +216,7 @@ def _make(plan: _Plan, px: int, threads: int, show: bool) -> None:
     read = PixelReader(px)
     bar = progress(len(plan.files), "bag", f"tiles at {px} px", len(plan.files) - len(todo)) if show else nullcontext()
     with bar as shown, _threads(threads) as submit:
-        for made in as_completed([submit(_make_one, read, ref, plan.files[ref], plan.older[ref]) for ref in todo]):
+        for made in as_completed([submit(_make_one, read, ref, plan.files[ref]) for ref in todo]):
             made.result()
             if shown is not None:
                 shown.update()
@@ -210,7 +232,7 @@ def _threads(count: int) -> Iterator[Callable[..., Any]]:
         pool.shutdown(cancel_futures=True)
 
 
-def _make_one(read: PixelReader, ref: BagRef, stored: Stored, older: Sequence[Path]) -> None:
+def _make_one(read: PixelReader, ref: BagRef, stored: Stored) -> None:
     if _is_whole(stored):
         return  # another job was faster
     tiles_NCHW = read(ref)
@@ -221,9 +243,6 @@ def _make_one(read: PixelReader, ref: BagRef, stored: Stored, older: Sequence[Pa
             file.write(tiles_NCHW.numpy().data)
     except OSError as error:
         raise _unusable(stored.path.parent, error) from error
-    for path in older:
-        with suppress(OSError):
-            path.unlink()
 
 
 def _is_whole(stored: Stored) -> bool:

@@ -35,13 +35,13 @@ def feed(
     for. Nothing of what comes out depends on their number. Raises what the dataset's reader raises, and CacheError
     where a file of the cache is gone.
     """
-    threads = min(MOST_THREADS, len(os.sched_getaffinity(0))) if threads is None else threads
-    make = partial(_load, dataset, device)
+    threads = _threads(threads)
+    make = partial(_load, dataset, device, _stream(device))
     if not threads:
         for places in plan:
             yield _arrived(make(places, map), device)
         return
-    ahead = 1 + math.ceil(threads / max(map(len, plan[:1]), default=1))  # batches for all threads, and one more
+    ahead = read_ahead(max(map(len, plan[:1]), default=1), threads)
     readers, makers = ThreadPoolExecutor(threads, "bag"), ThreadPoolExecutor(ahead, "batch")
     # Files of a cache are read into the batch itself, by the thread that makes it.
     each = map if isinstance(dataset.read, TileCache) else readers.map
@@ -59,6 +59,16 @@ def feed(
         readers.shutdown()
 
 
+def read_ahead(bags: int, threads: int | None = None) -> int:
+    """How many batches of so many bags wait on the device beside that in use: enough for all threads, and one more."""
+    threads = _threads(threads)
+    return 1 + math.ceil(threads / bags) if threads else 0
+
+
+def _threads(asked: int | None) -> int:
+    return min(MOST_THREADS, len(os.sched_getaffinity(0))) if asked is None else asked
+
+
 class _Loaded(NamedTuple):
     """A batch, and on a GPU the event after which it is there."""
 
@@ -66,15 +76,17 @@ class _Loaded(NamedTuple):
     ready: Any = None
 
 
-def _load(dataset: BagDataset, device: torch.device, places: np.ndarray, each: Callable[..., Any]) -> _Loaded:
-    """A batch, on its way to the device."""
+def _load(
+    dataset: BagDataset, device: torch.device, stream: torch.cuda.Stream | None, places: np.ndarray,
+    each: Callable[..., Any],
+) -> _Loaded:  # fmt: skip
+    """A batch, on its way to the device on a stream; there is none on the CPU."""
     parts = list(each(dataset.read, [dataset.bags[place] for place in places]))
     lengths = [len(part) for part in parts]
     encoded = any(isinstance(part, Jpegs) for part in parts)
-    if device.type == "cpu":
+    if stream is None:
         instances = decode(parts, device) if encoded else stack(parts, _buffers)
         return _Loaded(dataset.batch(places, lengths, instances))
-    stream = _stream(device)
     with torch.cuda.stream(stream):
         instances = decode(parts, device) if encoded else stack(parts, None).to(device, non_blocking=True)
         batch = dataset.batch(places, lengths, instances)
@@ -86,9 +98,12 @@ def _load(dataset: BagDataset, device: torch.device, places: np.ndarray, each: C
 
 
 @cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream on which batches go to a GPU: one for good, for PyTorch keeps memory for each that ever was."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    """The stream on which batches go to a GPU: one for good, for PyTorch keeps memory for each that ever was.
+
+    None for a CPU. Not to be asked for first by several threads at once, each of which would get one.
+    """
+    return None if device.type == "cpu" else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _arrived(loaded: _Loaded, device: torch.device) -> Batch:

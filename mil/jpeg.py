@@ -5,6 +5,7 @@ by more where they have less (4:2:0), for torchvision lets nvJPEG repeat the coa
 """
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import torch
@@ -15,38 +16,50 @@ from mil.data import JPEG, Instances, Jpegs
 from mil.errors import SettingsError
 from tiling.errors import BagError
 
+_alone = Lock()
+
 
 def decode(parts: Sequence[Instances], device: torch.device) -> Tensor:
     """The tiles of bags, of which at least one is Jpegs, as uint8 (M, 3, px, px) on `device`, best first in each.
 
     Tiles of another side than asked for are reduced there, with bilinear weights that heed all pixels. Raises BagError
-    where a tile cannot be decoded.
+    where a tile cannot be decoded; an error of the device, such as that its memory has run out, stays what it is.
     """
+    # On a GPU torchvision writes pictures at once into memory that PyTorch holds for free, also where work that is
+    # waiting on this stream has yet to read it (pytorch/vision pull request 9606): nothing may be waiting before,
+    # nothing that reads its pictures may wait when they are let go, and no other thread may add to it in between.
+    with _alone:
+        _finish(device)
+        rows: list[Tensor] = []
+        pictures: list[Tensor] = []
+        for part in parts:
+            if isinstance(part, Jpegs):
+                decoded = _decoded(part, device)
+                pictures += decoded
+                rows += [_sized(picture, part.px) for picture in decoded]
+            else:
+                assert isinstance(part, Tensor), "tiles are encoded or not, and in no cache"
+                rows += part.to(device)
+        tiles_MCHW = torch.stack(rows)
+        _finish(device)
+        return tiles_MCHW
+
+
+def _decoded(part: Jpegs, device: torch.device) -> list[Tensor]:
+    """The pictures as they are, uint8 (3, H, W) each."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    # On a GPU torchvision writes pictures at once into memory that PyTorch holds for free, also where work that is
-    # waiting on this stream has yet to read it (pytorch/vision pull request 9606): nothing may be waiting before, and
-    # nothing that reads its pictures may wait when they are let go.
-    _finish(device)
-    rows: list[Tensor] = []
-    pictures: list[Tensor] = []
-    for part in parts:
-        if isinstance(part, Jpegs):
-            encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in part.pictures]
-            try:
-                decoded = decode_jpeg(encoded, ImageReadMode.RGB, device)
-            except RuntimeError as error:
-                raise BagError(
-                    f"a tile of bag {part.name!r} cannot be decoded ({error}); tile the slide again"
-                ) from error
-            pictures += decoded
-            rows += [_sized(picture, part.px) for picture in decoded]
-        else:
-            assert isinstance(part, Tensor), "tiles are encoded or not, and in no cache"
-            rows += part.to(device)
-    tiles_MCHW = torch.stack(rows)
-    _finish(device)
-    return tiles_MCHW
+    encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in part.pictures]
+    try:
+        return list(decode_jpeg(encoded, ImageReadMode.RGB, device))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        try:
+            decode_jpeg(encoded, ImageReadMode.RGB)
+        except RuntimeError:
+            raise BagError(f"a tile of bag {part.name!r} cannot be decoded ({error}); tile the slide again") from error
+        raise  # what a CPU decodes is not damaged: the GPU is at fault
 
 
 def _finish(device: torch.device) -> None:

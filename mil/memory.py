@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mil.cohort import Cohort
+from mil.feed import read_ahead
 from mil.metadata import fit_metadata
 from mil.model import MILNet, build_model
 from mil.optim import make_optimizer, prepare
@@ -38,7 +39,8 @@ class StepMemory(NamedTuple):
     """Bytes on the device at the peak of a training step, and of how many bags and instances.
 
     `weights` are parameters and buffers, with the average of them where there is one; `inputs` the uint8 tiles or
-    float32 features of the batch, its augmented copy, and the next batch; `step` gradients and activations together.
+    float32 features of the batch, its augmented copy, and the batches read ahead; `step` gradients and activations
+    together.
     """
 
     weights: int
@@ -71,8 +73,9 @@ def step_memory(cohort: Cohort, recipe: Recipe, device: torch.device, processes:
     learning = sum(_bytes(weight) for weight in net.parameters() if weight.requires_grad)
     optimizer = round(learning * state_share(recipe.optim))
     averaged = weights if recipe.optim.ema is not None or recipe.optim.average_last is not None else 0
-    batches = 3 if recipe.augment.augment and FEATURES not in cohort.bag_spec else 2
-    inputs = batches * instances * shape.numel() * (4 if len(shape) == 1 else 1)
+    held = sum(sorted(cohort.sizes)[-bags * (1 + read_ahead(bags, spec.loader_workers)) :])
+    augmented = instances if recipe.augment.augment and FEATURES not in cohort.bag_spec else 0
+    inputs = (held + augmented) * shape.numel() * (4 if len(shape) == 1 else 1)
     return StepMemory(weights + averaged, optimizer, inputs, step, bags, instances)
 
 

@@ -38,6 +38,8 @@ class LossSpec:
             raise SettingsError("--focal-gamma and --focal-alpha say something only beside --loss focal")
         if self.loss == "focal" and self.label_smoothing:
             raise SettingsError("--label-smoothing goes with --loss cross-entropy, not with focal; leave one out")
+        if len(self.focal_alpha) > 1 and not any(self.focal_alpha):
+            raise SettingsError("--focal-alpha weighs every class 0, so that nothing is learnt; give one a weight")
         if self.focal_alpha and self.balance == "weights":
             raise SettingsError("give --focal-alpha or --balance weights, not both: each weighs the classes")
 
@@ -196,6 +198,8 @@ class TrainSpec:
             loader_workers=at_least(0), valid_share=between(0, 0.5), instance_chunk=at_least(1),
             seed=between(0, 2**32 - 1), checkpoint_minutes=at_least(0),
         )  # fmt: skip
+        if self.cache == "":
+            raise SettingsError("--cache '' names no folder; give one, or auto, or null for no cache")
         if isinstance(self.freeze, int) and self.freeze < 1:
             raise SettingsError(
                 f"--freeze is all, or a number of stages from 1, not {self.freeze}; leave it out for none"

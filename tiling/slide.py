@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import openslide
 import pyvips
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from tiling.errors import SlideError
 from tiling.resample import resize
@@ -42,6 +42,7 @@ _PLAUSIBLE_MAGNIFICATION = (0.5, 200.0)
 _FULL_SCALE_SLACK_PX = 1.0  # a level whose region is this close to the wanted size is taken as it is
 _NEARLY = 1.01  # times the wanted downsample; a level that coarse is as good
 
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError)  # of a file that is damaged or of a kind that it does not know
 _MOST_PILLOW_PX = 64_000_000  # decoded at once, which takes 15 bytes each in JPEG 2000
 _ROWS_AT_ONCE = 16  # decoded of a picture that is read from its top
 _MOST_PX_AT_ONCE = 16_000_000  # of a level; a larger region that is to be reduced is read in parts
@@ -253,7 +254,7 @@ def open_slide(path: str | os.PathLike[str]) -> Slide:
     pillow_format = _PILLOW_FORMATS.get(path.suffix.lower())
     try:
         return _open_with_vips(path) if pillow_format is None else _open_with_pillow(path, pillow_format)
-    except (pyvips.Error, UnidentifiedImageError) as error:
+    except (pyvips.Error, TileError) as error:
         raise SlideError(
             f"{str(path)!r} is no slide that can be read (OpenSlide: {refusal}; "
             f"{'Pillow' if pillow_format else 'libvips'}: {_cause(error, path)}); "
@@ -344,6 +345,8 @@ def _open_with_pillow(path: Path, format: str) -> Slide:
             width_px, height_px = image.size
     except Image.DecompressionBombError:
         width_px = height_px = _MOST_PILLOW_PX
+    except _PILLOW_ERRORS as error:
+        raise TileError(str(error)) from error
     if width_px * height_px > _MOST_PILLOW_PX:
         raise SlideError(
             f"{str(path)!r} has more pixels than can be decoded at once in {format} ({_MOST_PILLOW_PX:,}); "
@@ -355,7 +358,7 @@ def _open_with_pillow(path: Path, format: str) -> Slide:
         try:
             with Image.open(path, formats=[format]) as image:
                 return np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError) as error:
+        except _PILLOW_ERRORS as error:
             raise TileError(str(error)) from error
 
     def read(x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -369,9 +372,10 @@ def _open_with_vips(path: Path) -> Slide:
     _refuse_unknown_compression(path, pages)
     image = pyvips.Image.new_from_file(str(path), fail_on="error")
     loader = str(image.get("vips-loader")).removesuffix("load")
-    if loader != "tiff" and "orientation" in image.get_fields() and image.get("orientation") != 1:
-        return _turned_upright(path, image.autorot(), loader)
     count = int(image.get("n-pages")) if loader == "tiff" and "n-pages" in image.get_fields() else 1
+    is_photograph = loader != "tiff" or (count == 1 and not any(page.is_tiled for page in pages))
+    if is_photograph and "orientation" in image.get_fields() and image.get("orientation") != 1:
+        return _turned_upright(path, image.autorot(), loader)
     images = {0: image, **{index: _tiff_page(path, index) for index in range(1, count)}}
     # A thumbnail may stand before the slide.
     first, image = max(images.items(), key=lambda item: item[1].width * item[1].height)

@@ -33,7 +33,7 @@ _MOST_ENLARGED = 16  # times; beyond, a tile shows no more than a few blurred pi
 class TileSpec:
     """How tiles are chosen, cut and stored; bags of one spec can be trained on together."""
 
-    instances: int = setting(16, "tiles kept of a slide, at most")
+    instances: int = setting(16, "tiles kept of a slide, at most; 1 with --whole")
     size: int = setting(1024, "side of a tile in pixels")
     longest_edge: int | None = setting(
         None,
@@ -66,8 +66,12 @@ class TileSpec:
             raise InputError(
                 f"give one scale, not {len(given)} ({', '.join(given)}); null takes one back that a YAML file gives"
             )
-        if self.whole is not None and (self.rank, self.min_tissue) != (TileSpec.rank, TileSpec.min_tissue):
-            raise InputError("--rank and --min-tissue choose among tiles, and --whole gives one; leave them out")
+        if self.whole is not None:
+            if (self.rank, self.min_tissue) != (TileSpec.rank, TileSpec.min_tissue):
+                raise InputError("--rank and --min-tissue choose among tiles, and --whole gives one; leave them out")
+            if self.instances not in (1, TileSpec.instances):
+                raise InputError(f"--whole gives one tile, not --instances {self.instances}; leave one of them out")
+            object.__setattr__(self, "instances", 1)
         if not given:
             object.__setattr__(self, "longest_edge", DEFAULT_LONGEST_EDGE_PX)
         check(

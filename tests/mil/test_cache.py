@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import get_context
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from mil import cache
-from mil.cache import TileCache, auto_folder, open_cache
+from mil.cache import OWN_FOLDER, UNUSED_S, TileCache, auto_folder, open_cache
 from mil.data import PixelReader
 from mil.errors import CacheError
 from tests.tiling.test_bag import make_bag
@@ -83,13 +84,13 @@ def test_it_holds_what_the_bags_give(store: Store, px: int) -> None:
 
 def test_it_is_made_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     first = store.open()
-    before = {path: path.stat().st_mtime_ns for path in (store.folder / "cache").iterdir()}
+    before = {path: path.stat().st_ino for path in (store.folder / "cache").iterdir()}
     no_decoding(monkeypatch)
     again = store.open()
     assert first is not None
     assert again is not None
     assert again.files == first.files
-    assert {path: path.stat().st_mtime_ns for path in (store.folder / "cache").iterdir()} == before
+    assert {path: path.stat().st_ino for path in (store.folder / "cache").iterdir()} == before
 
 
 def test_sizes_lie_side_by_side(store: Store) -> None:
@@ -108,7 +109,8 @@ def test_a_merged_file_has_its_own(store: Store) -> None:
     together = store.folder.parent / "both"
     assert_right(store.open(str(together)), store.refs)
     assert_right(Store(merged, refs).open(str(together)), refs)
-    assert len(files(together)) == 9
+    assert files(together) == {OWN_FOLDER}
+    assert len(files(together / OWN_FOLDER)) == 9
 
 
 def change_pixels(store: Store) -> None:
@@ -143,7 +145,72 @@ def test_what_changed_is_made_again_alone(
     assert made == [store.refs[1]]
     monkeypatch.undo()
     assert_right(found, store.refs)
-    assert len(files(store.folder / "cache")) == 5  # the older state is gone
+
+
+def disuse(path: Path, seconds: float) -> None:
+    """Let a file be one that was made and read last so long ago."""
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+@pytest.mark.parametrize("what", ["bag", "software", "version"])
+def test_an_older_state_stays_while_it_may_be_in_use(store: Store, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the bags that are opened; and a file that is used again is not taken for one that nobody uses."""
+    first = store.open()
+    assert first is not None
+    kept = first(store.refs[1]).path
+    disuse(kept, 2 * UNUSED_S)
+    assert_right(store.open(), store.refs)
+    if what == "bag":
+        touch(store)
+    elif what == "software":
+        monkeypatch.setattr(cache, "software", lambda: "gigabag 0.0.0")
+    else:
+        monkeypatch.setattr(cache, "version", lambda name: "0" if name == "simplejpeg" else "1")
+    second = store.open()
+    assert second is not None
+    assert second(store.refs[1]) != first(store.refs[1])
+    assert kept.exists()
+    disuse(kept, UNUSED_S - 60)
+    store.open()
+    assert kept.exists()
+    disuse(kept, UNUSED_S + 60)
+    os.utime(kept, (time.time(), kept.stat().st_mtime))  # read now
+    store.open()
+    assert kept.exists()
+    disuse(kept, UNUSED_S + 60)
+    store.open(px=2 * PX)
+    open_cache(store.refs[2:], SIZES[2:], SPEC, PX, "auto", show=False)
+    assert kept.exists()
+    assert_right(store.open(), store.refs)
+    assert not kept.exists()
+
+
+def test_a_bag_of_two_names_has_one_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = store.folder / "link.h5"
+    link.symlink_to(store.refs[3].path)
+    made = no_decoding(monkeypatch, at_most=4)
+    found = open_cache([*store.refs, BagRef(link)], [*SIZES, SIZES[3]], SPEC, PX, "auto", 4, show=False)
+    assert found is not None
+    assert found(link) == found(store.refs[3])
+    assert len(made) == 4
+
+
+def test_what_vanishes_from_the_folder_hides_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.open()
+    (store.folder / "cache" / "link").symlink_to("nowhere")
+    no_decoding(monkeypatch)
+    found = store.open()
+    monkeypatch.undo()
+    assert_right(found, store.refs)
+
+
+def test_a_folder_of_the_users_stays_the_users(store: Store) -> None:
+    mine = store.folder.parent / "mine"
+    mine.mkdir()
+    (mine / "data.csv").touch()
+    assert_right(store.open(str(mine)), store.refs)
+    assert files(mine) == {"data.csv", OWN_FOLDER}
+    assert "CACHEDIR.TAG" in files(mine / OWN_FOLDER)
 
 
 def test_a_bag_of_other_size(store: Store) -> None:
@@ -281,7 +348,7 @@ class TestWhereItCannotBeMade:
         assert "no cache: the folder" in capsys.readouterr().err
         with pytest.raises(CacheError, match=r"cannot be used as a cache \(Not a directory\); give --cache FOLDER"):
             store.open(str(store.folder / "cache"))
-        with pytest.raises(CacheError, match=r"cache/below' cannot be used as a cache \(Not a directory\)"):
+        with pytest.raises(CacheError, match=r"below/gigabag-tiles' cannot be used as a cache \(Not a dir"):
             store.open(str(store.folder / "cache" / "below"))
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -1,5 +1,6 @@
 """Batches come in their order and hold what the bags hold, by whatever way they came."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from mil import feed as feed_module
 from mil.cache import TileCache, open_cache
 from mil.data import BagDataset, Batch, JpegReader, Kept, PixelReader, Reader, Stored, read_feature_tensor
 from mil.errors import CacheError
-from mil.feed import _Buffers, feed
+from mil.feed import _Buffers, feed, read_ahead
 from mil.order import Batches
 from tests.tiling.test_bag import make_bag
 from tiling.bag import BagRef, bag_path, write_bag
@@ -196,6 +197,26 @@ def test_it_reads_ahead(refs: list[BagRef]) -> None:
     assert len(read) <= 8
 
 
+def test_as_many_as_it_says_are_held(refs: list[BagRef]) -> None:
+    """Beside the batch in use, however long that is."""
+    assert [read_ahead(*asked) for asked in ((4, 0), (4, 1), (4, 8), (3, 8), (1, 8))] == [0, 2, 3, 4, 9]
+    assert read_ahead(1) == 1 + min(8, len(os.sched_getaffinity(0)))
+    made, all_made = [], threading.Event()
+
+    def note(ref: BagRef | Path) -> torch.Tensor:
+        made.append(ref)
+        if len(made) == 1 + read_ahead(1, 2):
+            all_made.set()
+        return torch.zeros(1, 2)
+
+    batches = feed(dataset(refs, note), [np.array([0])] * 50, CPU, 2)
+    next(batches)
+    assert all_made.wait(60)
+    time.sleep(0.05)
+    assert len(made) == 4
+    batches.close()
+
+
 def test_nothing_to_feed(refs: list[BagRef]) -> None:
     assert list(feed(dataset(refs, PixelReader(8)), [], CPU, 2)) == []
     assert list(feed(dataset(refs, PixelReader(8)), [], CPU, 0)) == []
@@ -279,3 +300,17 @@ def test_what_a_gpu_is_asked_for(refs: list[BagRef], monkeypatch: pytest.MonkeyP
     ]  # fmt: skip
     assert_same([first, *batches], expected)
     assert_same(list(feed(dataset(refs, ways["cache"]), PLAN, torch.device("cuda"), 3)), expected)
+
+
+def test_all_threads_share_one_stream(refs: list[BagRef], monkeypatch: pytest.MonkeyPatch) -> None:
+    read = PixelReader(16)
+    gpu, made = FakeGpu(monkeypatch), []
+
+    def slow(device: torch.device) -> FakeStream:
+        made.append(device)
+        time.sleep(0.02)
+        return FakeStream(gpu, "side")
+
+    monkeypatch.setattr(torch.cuda, "Stream", slow)
+    assert len(list(feed(dataset(refs, read), PLAN, torch.device("cuda"), 3))) == len(PLAN)
+    assert len(made) == 1

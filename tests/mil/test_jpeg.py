@@ -1,7 +1,10 @@
 """Tiles that are decoded on the device; on the CPU, where torchvision decodes as the bags do."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +54,49 @@ def test_other_codecs_are_decoded_at_once(tmp_path: Path) -> None:
     write_bag(tmp_path / "b.h5", make_bag(1, "jpeg"))
     tiles = JpegReader(16)(tmp_path / "a.h5")
     assert torch.equal(decode([JpegReader(16)(tmp_path / "b.h5"), tiles], CPU)[1:], PixelReader(16)(tmp_path / "a.h5"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: an illegal memory access")],
+    ids=["memory", "device"],
+)
+def test_a_bag_is_not_blamed_for_the_device(tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.io import decode_jpeg
+
+    write_bag(tmp_path / "a.h5", make_bag(2, "jpeg"))
+
+    def fails_there(pictures: list[torch.Tensor], mode: Any, *device: torch.device) -> Any:
+        if device:
+            raise error
+        return decode_jpeg(pictures, mode)
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", fails_there)
+    with pytest.raises(type(error)) as caught:
+        decode([JpegReader(16)(tmp_path / "a.h5")], CPU)
+    assert caught.value is error
+
+
+def test_threads_decode_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From what waits for the device before to what waits for it behind."""
+    from torchvision.io import decode_jpeg
+
+    write_bag(tmp_path / "a.h5", make_bag(1, "jpeg"))
+    part, log = JpegReader(16)(tmp_path / "a.h5"), []
+
+    def slow(*args: Any) -> Any:
+        log.append("decode")
+        time.sleep(0.02)
+        return decode_jpeg(*args)
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", slow)
+    monkeypatch.setattr(jpeg, "_finish", lambda device: log.append("finish"))
+    threads = [Thread(target=decode, args=([part], CPU)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log == ["finish", "decode", "finish"] * 3
 
 
 def test_where_a_gpu_decodes_alike() -> None:

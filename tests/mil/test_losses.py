@@ -283,6 +283,7 @@ def test_sampling_of_several_labels_goes_by_the_mean_over_those_that_are_known()
     ({"focal_alpha": (1.5,)}, "--focal-alpha takes one number from 0 to 1, or a weight of at least 0 .* not 1.5"),
     ({"focal_alpha": (1.0, -1.0)}, "not -1.0"),
     ({"focal_alpha": (1.0, nan)}, "not nan"),
+    ({"focal_alpha": (0.0, 0.0)}, "--focal-alpha weighs every class 0"),
     ({"loss": "cross-entropy", "focal_gamma": 1.0}, "say something only beside --loss focal"),
     ({"label_smoothing": 0.1}, "--label-smoothing goes with --loss cross-entropy, not with focal"),
     ({"focal_alpha": (0.25,), "balance": "weights"}, "give --focal-alpha or --balance weights, not both"),

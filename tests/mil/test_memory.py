@@ -27,7 +27,7 @@ from mil.task import Task
 CPU = torch.device("cpu")
 SMALL = Recipe(
     model=ModelSpec(backbone="test_resnet", train_px=32),
-    train=TrainSpec(batch_size=2, precision="fp32"),
+    train=TrainSpec(batch_size=2, precision="fp32", loader_workers=2),
     augment=AugmentSpec(augment=False),
 )
 
@@ -43,22 +43,32 @@ def cohort(*sizes: int, **spec: object) -> Cohort:
 class TestStep:
     def test_of_features_to_the_byte(self) -> None:
         """Attention over 2 x 8 vectors of 64: each tensor that is there at the peak, counted by hand."""
-        recipe = Recipe(model=ModelSpec(attention_hidden=16), train=TrainSpec(batch_size=2))
+        recipe = Recipe(model=ModelSpec(attention_hidden=16), train=TrainSpec(batch_size=2, loader_workers=0))
         found = step_memory(cohort(8, 8, 8, features=64), recipe, CPU)
         weights = 64 * 16 + 16 + 16 + 1 + 64 * 2 + 2
         assert found.weights == 4 * (weights + 2 * 64)  # and what scales the features
         assert found.optimizer == pytest.approx(2 * 4 * weights, rel=0.01)
-        assert found.inputs == 2 * 16 * 64 * 4  # the batch, and the next one
+        assert found.inputs == 16 * 64 * 4  # the batch
         assert (found.bags, found.instances) == (2, 16)
         assert found.step >= 4 * (weights + 16 * 64 + 16 * 16)  # gradients, scaled features, hidden units
         assert found.total == found.weights + found.optimizer + found.inputs + found.step
 
     def test_is_that_of_the_largest_bags(self) -> None:
         found = step_memory(cohort(1, 7, 2, 9), SMALL, CPU)
-        assert (found.bags, found.instances, found.inputs) == (2, 16, 2 * 16 * 3 * 32 * 32)
+        assert (found.bags, found.instances, found.inputs) == (2, 16, 19 * 3 * 32 * 32)
         assert found.step == step_memory(cohort(8, 8), SMALL, CPU).step
         assert step_memory(cohort(1, 7, 2, 9), SMALL, CPU, processes=2).instances == 9
         assert step_memory(cohort(4), SMALL, CPU).bags == 1
+
+    @pytest.mark.parametrize(("workers", "batches"), [(0, 1), (1, 3), (2, 3), (3, 4), (8, 6)])
+    def test_batches_that_are_read_ahead(self, workers: int, batches: int) -> None:
+        """Those the feed holds, and no more bags than there are."""
+        train = replace(SMALL.train, loader_workers=workers)
+        for augment in (False, True):
+            recipe = replace(SMALL, train=train, augment=AugmentSpec(augment=augment))
+            found = step_memory(cohort(*[1] * 40), recipe, CPU)
+            assert found.inputs == (batches + augment) * 2 * 3 * 32 * 32
+        assert step_memory(cohort(1, 1, 1, 1, 1), replace(SMALL, train=train), CPU).inputs <= 5 * 3 * 32 * 32
 
     def test_activations_grow_with_the_instances_and_nothing_else_does(self) -> None:
         one, two, three = (step_memory(cohort(size, size), SMALL, CPU) for size in (16, 32, 48))

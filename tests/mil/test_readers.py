@@ -50,7 +50,7 @@ def test_tiles(tiles: Path, tmp_path: Path) -> None:
     assert made(bags.bags[0]).path.parent == tmp_path / "cache"
     own = make_reader(bags, 16, CPU, str(tmp_path / "own"), show=False)
     assert isinstance(own, TileCache)
-    assert own(bags.bags[0]).path.parent == tmp_path / "own"
+    assert own(bags.bags[0]).path.parent == tmp_path / "own" / "gigabag-tiles"
     assert isinstance(make_reader(bags, 16, CPU, None), PixelReader)
     with pytest.raises(CacheError):
         make_reader(bags, 16, CPU, str(tiles))

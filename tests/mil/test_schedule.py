@@ -72,6 +72,38 @@ def test_warm_up_then_the_curve_over_what_remains() -> None:
     assert found == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "updates"), [(0.0, 0), (0.001, 1), (0.1, 3), (0.101, 4), (0.7, 21), (1.0, 30), (2.9, 87), (2.999, 89)]
+)
+def test_a_warm_up_is_never_rounded_to_less(epochs: float, updates: int) -> None:
+    schedule = Schedule(optimizer(1.0), OptimSpec(lr=1.0, schedule="constant", warmup_epochs=epochs), 30, 3)
+    found = []
+    for update in range(90):
+        schedule.at(update)
+        found.append(schedule.lr)
+    assert found == pytest.approx([update / updates for update in range(updates)] + [1] * (90 - updates))
+
+
+@pytest.mark.parametrize("kind", ["cosine", "poly", "tanh"])
+def test_one_update_without_a_word(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    spec = OptimSpec(lr=1.0, lr_end=0.1, schedule=kind)  # type: ignore[arg-type]
+    assert rates(spec, 1, 1) == pytest.approx([1, 0.1], rel=1e-5)
+    assert not caplog.records
+    assert rates(OptimSpec(lr=1.0, schedule="constant", warmup_epochs=0.5), 1, 1) == [1, 1]
+
+
+def test_plateau_does_not_wait_while_it_warms_up() -> None:
+    """Figures that are better only because the rate was low are forgotten too."""
+    spec = OptimSpec(lr=1.0, schedule="plateau", decay_epochs=2, warmup_epochs=1.5)
+    schedule, found = Schedule(optimizer(1.0), spec, 2, 9), []
+    for epoch, figure in enumerate([0.1, 0.5, 0.5, 0.4, 0.4, 0.4, 0.4, 0.4]):
+        schedule.at(2 * epoch + 1)  # the last of the epoch
+        schedule.epoch_ended(figure)
+        schedule.at(2 * epoch + 2)
+        found.append(schedule.lr)
+    assert found == pytest.approx([2 / 3, 1, 1, 1, 1, 0.1, 0.1, 0.01])
+
+
 def test_poly() -> None:
     found = rates(OptimSpec(lr=1.0, schedule="poly", lr_end=0.1, poly_power=2.0), 2, 2)
     assert found == pytest.approx([0.1 + 0.9 * (1 - update / 4) ** 2 for update in range(5)])

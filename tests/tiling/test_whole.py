@@ -1,9 +1,11 @@
 """A photograph as one tile: the whole of it, its shape kept, whatever it shows."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tests.conftest import paint
@@ -11,6 +13,7 @@ from tiling.__main__ import main
 from tiling.bag import read_bag
 from tiling.errors import InputError, SlideError
 from tiling.manifest import read_manifest
+from tiling.slide import open_slide
 from tiling.tile import TileSpec, tile_slide
 
 RED, GREEN, BLUE, DARK = (200, 30, 20), (20, 160, 60), (30, 40, 220), (40, 30, 35)
@@ -115,6 +118,18 @@ def test_photograph_stands_upright(tmp_path: Path, orientation: int) -> None:
     assert bag.overview_rgb().shape == (upright[1], upright[0], 3)
 
 
+def test_a_photograph_in_tiff_stands_upright_and_a_slide_stays(tmp_path: Path) -> None:
+    rgb = corners(120, 80)
+    strips = save(tmp_path / "a.tif", rgb, tiffinfo={274: 6})
+    bag = tile_slide(strips, TileSpec(size=120, whole="black", codec="png"))
+    np.testing.assert_array_equal(bag.tile(0), np.pad(np.rot90(rgb, -1), ((0, 0), (20, 20), (0, 0))))
+    page, options = Image.fromarray(rgb), {"tiffinfo": {274: 6}}
+    page.save(tmp_path / "b.tif", save_all=True, append_images=[page.resize((60, 40))], **options)
+    tifffile.imwrite(tmp_path / "c.tif", rgb, tile=(16, 16), extratags=[(274, "H", 1, 6, True)])
+    for name in ("b.tif", "c.tif"):
+        assert open_slide(tmp_path / name).width_px == 120
+
+
 def test_overview_has_no_padding_and_is_not_enlarged(tmp_path: Path) -> None:
     for width, height, size, wanted in (
         (600, 450, 256, (192, 256)),
@@ -140,11 +155,45 @@ def test_small_copies(tmp_path: Path) -> None:
     assert bag.tile(0, 32).shape == (32, 32, 3)
 
 
+def test_a_bag_of_one_instance(tmp_path: Path) -> None:
+    """By which a network knows how many there may be; what the bag says gives the same spec again."""
+    bag = tile_slide(save(tmp_path / "a.png", corners(90, 60)), TileSpec(size=64, whole="black"))
+    assert bag.header.spec["instances"] == 1
+    assert TileSpec(**bag.header.spec) == TileSpec(size=64, whole="black") == TileSpec(1, 64, whole="black")
+
+
 def test_what_says_nothing_of_one_tile_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give one scale, not 2"):
         TileSpec(whole="black", downsample=2)
     with pytest.raises(InputError, match="--rank and --min-tissue choose among tiles, and --whole gives one"):
         TileSpec(whole="black", rank="texture")
+    with pytest.raises(InputError, match="--whole gives one tile, not --instances 5; leave one of them out"):
+        TileSpec(whole="black", instances=5)
     assert TileSpec(whole="black").longest_edge is None
     with pytest.raises(SlideError, match="has only 20 × 10 px and would be enlarged 26 times"):
         tile_slide(save(tmp_path / "a.png", corners(20, 10)), TileSpec(size=512, whole="black"))
+
+
+def bmp_header(depth: int) -> bytes:
+    """That of a picture of 4 × 4 pixels."""
+    return b"BM" + struct.pack("<IIIIiiHHIIiiII", 102, 0, 54, 40, 4, 4, 1, depth, 0, 48, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("short.ppm", b"P6\n4 4\n255\n1234"),
+        ("header.ppm", b"P6\n4 four\n255\n" + bytes(48)),
+        ("depth.ppm", b"P6\n4 4\n99999\n" + bytes(48)),
+        ("junk.ppm", b"P3\n1 1\n255\n1 two 3\n"),
+        ("high.ppm", b"P3\n1 1\n255\n1 2 300\n"),
+        ("none.ppm", b""),
+        ("depth.bmp", bmp_header(depth=7) + bytes(48)),
+        ("short.bmp", bmp_header(depth=24)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_damaged_picture_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SlideError, match=f"{name}' is (no slide that can be read|damaged: the pixels at)"):
+        tile_slide(tmp_path / name, TileSpec(size=8, whole="black"))

@@ -327,4 +327,4 @@ class TestCommand:
             _, errors = process.communicate()
         assert process.returncode == cli.STOPPED == 75
         assert "fold 0 was asked to stop in epoch" in errors.splitlines()[-1]
-        assert errors.splitlines()[-1].endswith("r, go on with --resume")
+        assert errors.splitlines()[-1].endswith("; start it again with --resume and it goes on")

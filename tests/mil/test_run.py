@@ -68,7 +68,7 @@ def cohort_of_bags(trained: Trained) -> Cohort:
 class TestFolder:
     def test_holds_what_the_contract_says(self, trained: Trained) -> None:
         assert sorted(path.name for path in trained.run.iterdir()) == [
-            "config.yaml", "confusion.png", "fold_0", "fold_1", "folds.csv", "learning_curves.png", "log.csv",
+            "bags.json", "config.yaml", "confusion.png", "fold_0", "fold_1", "folds.csv", "learning_curves.png", "log.csv",
             "metrics.json", "oof.csv", "precision_recall.png", "reliability.png", "roc.png", "skipped.csv",
         ]  # fmt: skip
 
@@ -173,7 +173,7 @@ def test_several_labels(cohort_of_bags: Cohort, tmp_path: Path) -> None:
     table[target_column("b")] = np.where(np.arange(12) % 3 == 0, 1.0, 0.0)
     table.loc[0, target_column("b")] = np.nan
     several = cohort_of_bags._replace(labels=Labels(table, Task(("a", "b"), "any of")))
-    recipe = RECIPE.but(epochs=30, valid_share=0, batch_size=2, lr=2e-3, device="cpu")
+    recipe = RECIPE.but(epochs=60, valid_share=0, batch_size=2, lr=2e-3, device="cpu")
     run_of(several, tmp_path / "run", recipe)
     oof = pd.read_csv(tmp_path / "run" / "oof.csv", keep_default_na=False)
     chances = oof[["prob_a", "prob_b"]].to_numpy(float)

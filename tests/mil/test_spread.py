@@ -71,7 +71,7 @@ def test_they_stop_together_and_go_on(cohort: CohortFiles, bags: Path, tmp_path:
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate()
     assert process.returncode != 0
-    assert "go on with --resume" in said
+    assert "start it again with --resume and it goes on" in said
     assert f"exitcode: {cli.STOPPED}" in said or "SIGTERM" in said or "Signal 15" in said
     with launch(2, *given) as process:
         said, _ = process.communicate()

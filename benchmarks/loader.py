@@ -251,7 +251,8 @@ def bare(paths: list[list[Path]], buffers: list[np.ndarray], size: int) -> None:
         memory = buffers[turn % len(buffers)].data
         for place, path in enumerate(batch):
             with path.open("rb", buffering=0) as file:
-                file.readinto(memory[place * size : (place + 1) * size])
+                count = file.readinto(memory[place * size : (place + 1) * size])
+            assert count == size, "a file was read in part"
 
 
 def mapped(paths: list[list[Path]], buffers: list[np.ndarray], size: int) -> None:
@@ -269,15 +270,15 @@ def measure_steps(
     """Print bags/s of an epoch that is fed, and of one on batches that lie on the device."""
     task, spec = Task(("0", "1")), ModelSpec(backbone=backbone, train_px=px)
     net = build_model(spec, task, {"instances": args.instances}).to(device).train()
+    net.half_precision = None if device == CPU else torch.bfloat16
     optimizer = torch.optim.AdamW(net.parameters(), 1e-5)
     there = list(feed(dataset, plan, device))
 
     def epoch(batches: Sequence[Batch] | None) -> None:
         for batch in feed(dataset, plan, device) if batches is None else batches:
             optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=device != CPU):
-                logits = net(batch.instances_M, batch.mask_BN, batch.metadata_BF).logits_BK
-            torch.autograd.backward(nn.functional.cross_entropy(logits.float(), batch.target_B))
+            logits = net(batch.instances_M, batch.mask_BN, batch.metadata_BF).logits_BK
+            torch.autograd.backward(nn.functional.cross_entropy(logits, batch.target_B))
             optimizer.step()
         if device != CPU:
             torch.cuda.synchronize()

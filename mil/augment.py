@@ -58,11 +58,15 @@ class Draws:
 
 
 class Step(NamedTuple):
-    """One change of tiles: what it draws for them, what it does with tiles and draws, and its chance, None: always."""
+    """One change of tiles: what it draws for them, what it does with tiles and draws, and its chance, None: always.
+
+    Draws go to the device of the tiles unless they are not `sent`.
+    """
 
     draw: Callable[[Draws], tuple[Tensor, ...]]
     change: Callable[..., Tensor]
     chance: float | None = None
+    sent: bool = True
 
 
 class Augment:
@@ -135,7 +139,8 @@ def _bound(step: Step, draws: Draws) -> Callable[[Tensor, slice], Tensor]:
     def change(tiles_MCHW: Tensor, part: slice) -> Tensor:
         values = [values_M[part] for values_M in drawn]
         if happens_M is None:
-            return step.change(tiles_MCHW, *(_sent(each, tiles_MCHW.device) for each in values))
+            device = tiles_MCHW.device if step.sent else torch.device("cpu")
+            return step.change(tiles_MCHW, *(_sent(each, device) for each in values))
         places = happens_M[part].nonzero().squeeze(1)
         if not len(places):
             return tiles_MCHW
@@ -152,7 +157,7 @@ def _sent(values: Tensor, device: torch.device) -> Tensor:
 
 def _steps(spec: AugmentSpec) -> list[Step]:
     """The steps that are on, in their order."""
-    exact = [Step(partial(_draw_symmetry, spec.flip, spec.quarter_turns), symmetry)]
+    exact = [Step(partial(_draw_symmetry, spec.flip, spec.quarter_turns), symmetry, sent=False)]
     colours = [
         (spec.rotate, Step(lambda draws: (draws.around(0, spec.rotate),), rotate)),
         (spec.hed_jitter, Step(partial(_draw_stains, spec.hed_jitter), restain)),

@@ -4,19 +4,25 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import horizontal_flip, vertical_flip
 
 
 def symmetry(tiles_MCHW: Tensor, transposed_M: Tensor, mirrored_M: Tensor, upended_M: Tensor) -> Tensor:
     """Square tiles of any type, each where asked (bool) transposed, then left for right, then top for bottom.
 
-    These are the eight symmetries of the square, exact to the pixel.
+    These are the eight symmetries of the square, exact to the pixel. What is asked is on the CPU, wherever tiles are:
+    those of one symmetry are moved together, and a GPU is not waited for to know which they are.
     """
-    for asked_M, turned in (
-        (transposed_M, lambda tiles: tiles.transpose(2, 3)), (mirrored_M, horizontal_flip), (upended_M, vertical_flip)
-    ):  # fmt: skip
-        tiles_MCHW = torch.where(asked_M[:, None, None, None], turned(tiles_MCHW), tiles_MCHW)
-    return tiles_MCHW
+    kind_M = 4 * transposed_M.int() + 2 * mirrored_M + upended_M
+    order_M, counts = kind_M.argsort(), kind_M.bincount(minlength=8).tolist()
+    there_M, back_M = (places_M.to(tiles_MCHW.device, non_blocking=True) for places_M in (order_M, order_M.argsort()))
+    sorted_MCHW = tiles_MCHW.index_select(0, there_M)
+    moved_MCHW = torch.empty_like(sorted_MCHW)
+    groups = zip(torch.split(sorted_MCHW, counts), torch.split(moved_MCHW, counts), strict=True)
+    for kind, (group_MCHW, into_MCHW) in enumerate(groups):
+        if kind & 4:
+            group_MCHW = group_MCHW.transpose(2, 3)
+        into_MCHW.copy_(group_MCHW.flip([dim for dim, bit in ((3, 2), (2, 1)) if kind & bit]))
+    return moved_MCHW.index_select(0, back_M)
 
 
 def rotate(tiles_MCHW: Tensor, degrees_M: Tensor) -> Tensor:

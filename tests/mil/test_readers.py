@@ -14,6 +14,7 @@ from mil.cohort import Cohort
 from mil.data import JpegReader, Kept, PixelReader, read_feature_tensor
 from mil.errors import CacheError, SettingsError
 from mil.readers import make_reader
+from mil.recipe import TrainSpec
 from tests.tiling.test_bag import make_bag
 from tiling.bag import BagRef, write_bag
 from tiling.features import write_features
@@ -54,6 +55,11 @@ def test_tiles(tiles: Path, tmp_path: Path) -> None:
     assert isinstance(make_reader(bags, 16, CPU, None), PixelReader)
     with pytest.raises(CacheError):
         make_reader(bags, 16, CPU, str(tiles))
+
+
+def test_a_cache_in_no_folder() -> None:
+    with pytest.raises(SettingsError, match="--cache '' names no folder; give one, or auto, or null for no cache"):
+        TrainSpec(cache="")
 
 
 def test_who_decodes(tiles: Path) -> None:

@@ -31,6 +31,21 @@ def test_each_flag_of_a_symmetry() -> None:
     assert symmetry(tile, no, no, yes)[0, 0].tolist() == [[3, 4], [1, 2]]
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_symmetries_of_many_tiles_keep_their_order(kind: torch.dtype) -> None:
+    """As tile by tile, from the flags one after the other."""
+    tiles = noise(37, 6).to(kind)
+    asked = torch.rand(3, 37, generator=torch.Generator().manual_seed(1)) < 0.5
+    given = tiles.clone()
+    out = symmetry(tiles, *asked)
+    assert torch.equal(tiles, given)
+    assert (out.dtype, out.is_contiguous()) == (kind, True)
+    for tile, (transposed, mirrored, upended), moved in zip(tiles, asked.T.tolist(), out, strict=True):
+        tile = tile.mT if transposed else tile
+        tile = torchvision.horizontal_flip(tile) if mirrored else tile
+        assert torch.equal(moved, torchvision.vertical_flip(tile) if upended else tile)
+
+
 @pytest.mark.parametrize("turns", [-1, 0, 1, 2])
 def test_rotation_by_right_angles_is_exact_and_counter_clockwise(turns: int) -> None:
     tiles = noise()

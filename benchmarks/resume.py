@@ -3,8 +3,8 @@
     python benchmarks/resume.py [--kills 20] [--config my.train.yaml --bags bags --labels labels.csv]
 
 Trains once undisturbed. Then it starts the same training with `--resume`, ends it with SIGKILL after a time drawn at
-random, and starts it again, until it was killed as often as asked; the last one is let through. Every tenth of the
-kills is a SIGTERM instead, after which the training must save and leave with status 75. Without bags it makes some.
+random, and starts it again, until it was killed as often as asked. Twice more it is ended with SIGTERM, after which it
+must leave with status 75, if it was ready; the last one is let through. Without bags it makes some.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import machine
+from tiling.cli import STOPPED
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = """\
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="settings of your own")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args(argv)
+    if (args.bags is None) != (args.labels is None):
+        parser.error("give --bags and --labels, or neither")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         bags, labels = (args.bags, args.labels) if args.bags else make_bags(folder, args.slides)
@@ -86,22 +89,24 @@ def kill(command: list[str | Path], kills: int, ready_s: float, whole_s: float, 
     """Start, end and start again; gives when and how each ended, and lets the last one through."""
     chance = random.Random(seed)
     ended: list[str] = []
-    while len(ended) < kills:
-        # As far as that goes on average, the last kill falls near the end of the training.
-        seconds = chance.uniform(0, ready_s + 2 * (whole_s - ready_s) / kills)
-        number = signal.SIGTERM if len(ended) % 10 == 9 else signal.SIGKILL
+    signals = [signal.SIGKILL] * kills
+    for place in (kills // 3, 2 * kills // 3):
+        signals.insert(place, signal.SIGTERM)
+    for number in signals:
+        # As far as that goes on average, the last falls near the end of the training.
+        seconds = chance.uniform(0, ready_s + 2 * (whole_s - ready_s) / len(signals))
+        if number == signal.SIGTERM:
+            seconds += ready_s  # so that there is something to save
         process = subprocess.Popen([*command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
-            process.communicate(timeout=seconds)
+            _, said = process.communicate(timeout=seconds)
+            sys.exit(f"the training ended by itself after {len(ended)} kills; give it more epochs: {said}")
         except subprocess.TimeoutExpired:
             process.send_signal(number)
-            process.communicate()
-            ended.append(f"{seconds:.1f} s ({process.returncode})")
-            continue
-        if process.returncode:
-            sys.exit(f"a resumed training ended with status {process.returncode}")
-        print(f"done after {len(ended)} kills: give --config with more epochs", file=sys.stderr)
-        break
+            _, said = process.communicate()
+        if number == signal.SIGTERM and process.returncode != STOPPED:
+            sys.exit(f"after a SIGTERM the training left with status {process.returncode}, not {STOPPED}: {said}")
+        ended.append(f"{seconds:.1f} s ({process.returncode})")
     last = subprocess.run([*command], check=False, capture_output=True, text=True)
     if last.returncode:
         sys.exit(f"the last training ended with status {last.returncode}: {last.stderr}")
@@ -111,9 +116,8 @@ def kill(command: list[str | Path], kills: int, ready_s: float, whole_s: float, 
 def differing(one: Path, other: Path) -> list[str]:
     """Files that are not the same in two folders, or in one of them only."""
     names = {str(path.relative_to(folder)) for folder in (one, other) for path in folder.rglob("*") if path.is_file()}
-    return filecmp.cmpfiles(one, other, sorted(names), shallow=False)[1:][0] + [
-        name for name in sorted(names) if not ((one / name).exists() and (other / name).exists())
-    ]
+    _, different, unreadable = filecmp.cmpfiles(one, other, sorted(names), shallow=False)
+    return different + unreadable
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ SETTINGS = """\
 backbone: test_resnet
 train_px: 64
 folds: 3
-epochs: 8
-patience: 8
+epochs: 24
+patience: 24
 dropout: 0.3
 batch_size: 4
 lr: 1.0e-3

@@ -18,7 +18,7 @@ from mil.model import MILNet
 from mil.task import Task
 from tiling.bag import Bag
 from tiling.features import FEATURES, FeatureBag
-from tiling.output import replacing
+from tiling.output import write_table
 
 OK, FAILED = "ok", "failed"
 METRICS_FILE = "metrics.json"  # written last: a run that has it is finished
@@ -159,8 +159,9 @@ def prediction_row(
 
 def write_predictions(path: Path, rows: Sequence[dict[str, Any]] | pd.DataFrame) -> None:
     """Write a predictions table as CSV, whole or not at all; probabilities keep all their digits."""
-    with replacing(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n", errors="backslashreplace")
+    table = pd.DataFrame(rows)
+    cells = table.astype(object).where(table.notna(), "")
+    write_table(path, list(map(str, table.columns)), cells.itertuples(index=False))
 
 
 def read_predictions(path: Path, classes: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:

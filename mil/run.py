@@ -27,7 +27,7 @@ from mil.predict import pick_device, prediction_row, write_predictions
 from mil.processes import Processes
 from mil.readers import make_reader
 from mil.recipe import Recipe
-from mil.run_folder import LOG, OOF, open_run, refuse_taken
+from mil.run_folder import LOG, OOF, open_run, refuse_run, refuse_taken
 from mil.settings import DEFAULT_BACKBONE
 from mil.stop import Stop
 from mil.tracking import Tracking, check_tracker, open_tracker
@@ -74,13 +74,14 @@ def train_run(
     if fold is not None and not 0 <= fold < len(plan.splits):
         there = ", ".join(map(_called, plan.splits))
         raise RunError(f"there is no fold {fold}; --fold is one of {there}")
+    processes.from_first(lambda: refuse_run(out, cohort, plan.recipe, plan.folds, resume, fold))
     _, weights = try_model(cohort, plan.recipe, processes.device, processes.world)
     if weights is not None and processes.is_first:
         sys.stderr.write(f"{weights}\n")
     processes.from_first(lambda: check_tracker(plan.recipe.train.tracker))
     processes.from_first(lambda: refuse_leaks(cohort, plan.splits))
-    processes.from_first(lambda: open_run(out, cohort, plan.recipe, plan.folds, sources or {}, resume, fold))
     read = reader_of(cohort, plan.recipe, processes)
+    processes.from_first(lambda: open_run(out, cohort, plan.recipe, plan.folds, sources or {}, resume, fold))
     for split in plan.splits if fold is None else [plan.splits[fold]]:
         folder = out / f"fold_{split.fold}"
         # Asked by the first for all: a file of another job may appear in between.

@@ -36,8 +36,7 @@ def open_run(
     Raises RunError where it exists and neither `resume` nor a fold of its own was asked for, where it is of another
     run, and where it cannot be made.
     """
-    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in recipe.flat().items()}
-    config = {**sources, **settings}
+    config = {**sources, **_config(recipe)}
     try:
         refuse_taken(out, resume, fold)
         out.mkdir(parents=True, exist_ok=True)
@@ -51,6 +50,11 @@ def open_run(
         raise RunError(f"cannot make the run folder {str(out)!r} ({error.strerror}); choose another --out") from error
 
 
+def _config(recipe: Recipe) -> dict[str, Any]:
+    """The settings as YAML has them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in recipe.flat().items()}
+
+
 def _begin(out: Path, config: dict[str, Any], cohort: Cohort, folds: Folds, metadata: Sequence[str]) -> None:
     """Write what a run begins with, its settings last; those of a job that was faster stay."""
     write_table(out / FOLDS, *_folds_table(cohort, folds, metadata))
@@ -60,6 +64,13 @@ def _begin(out: Path, config: dict[str, Any], cohort: Cohort, folds: Folds, meta
         temporary.write_text(json.dumps(cohort.bag_spec, indent=2) + "\n", encoding="utf-8")
     with placing(out / CONFIG) as temporary:
         temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def refuse_run(out: Path, cohort: Cohort, recipe: Recipe, folds: Folds, resume: bool, fold: int | None) -> None:
+    """Raise RunError where a folder is taken, or of another run; nothing is written."""
+    refuse_taken(out, resume, fold)
+    if (out / CONFIG).exists():
+        _refuse_other(out, _config(recipe), cohort, folds, recipe.table.metadata)
 
 
 def refuse_taken(out: Path, resume: bool, fold: int | None) -> None:

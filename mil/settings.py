@@ -33,6 +33,10 @@ class TableSpec:
             raise SettingsError(
                 f"--site {self.site!r} is a label column; give the column that says where a slide is from"
             )
+        if wrong := [name for name in self.label_columns if name in ("slide_id", "patient_id", "fold")]:
+            raise SettingsError(f"the column {wrong[0]!r} is no label; name others with --label-columns")
+        if len(self.label_columns) > 1 and "label" in self.label_columns:
+            raise SettingsError("one of several label columns cannot be called 'label'; rename it")
         taken = {"slide_id", "patient_id", "fold", "label", "target", *self.label_columns}
         for names in (self.label_columns, self.metadata):
             if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -35,8 +35,11 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], content: dict[str, str] | None = None) -> None:
     """Write tensors, and text beside them, as safetensors; raises RunError where the disk does not take them."""
+    path.touch()
+    mode = path.stat().st_mode  # as for any file of this user; the library would leave it for nobody else to read
     try:
         save_file(tensors, path, content)
+        path.chmod(mode)
     except SafetensorError as error:
         raise RunError(f"cannot write to {str(path.parent)!r} ({error}); see that the disk is not full") from error
 

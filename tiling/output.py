@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -107,6 +108,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
     ):
         table = csv.writer(file, lineterminator="\n")
         quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        table.writerow(header)
-        for row in rows:  # a lone carriage return ends a row for readers, and the writer does not quote it
+        for row in chain(
+            [header], rows
+        ):  # a lone carriage return ends a row for readers, and the writer does not quote it
             (quoted if any("\r" in str(value) for value in row) else table).writerow(row)

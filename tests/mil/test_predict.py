@@ -112,3 +112,15 @@ def test_drawing(trained: Trained, tmp_path: Path, with_attention: bool) -> None
     wanted = (253, 231, 37) if with_attention else (230, 159, 0)
     assert (np.abs(colours.astype(int) - wanted).max(axis=1) <= 2).sum() > 200
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_names_with_line_breaks_come_back(tmp_path: Path) -> None:
+    task = Task(("x\ry", "z\nw"))
+    rows = [
+        prediction_row("a\rb", "p", task, 2, np.array([0.1 + 0.2, 0.7])),
+        prediction_row("c", "q", task, error="lost\r"),
+    ]
+    write_predictions(tmp_path / "scores.csv", rows)
+    table, chances = read_predictions(tmp_path / "scores.csv", task.classes)
+    assert table["slide_id"].tolist() == ["a\rb"]
+    assert chances.tolist() == [[0.1 + 0.2, 0.7]]

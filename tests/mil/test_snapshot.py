@@ -112,3 +112,9 @@ def test_strange_files_are_refused_with_a_sentence(tmp_path: Path, content: str 
     save_file({"0": torch.zeros(1)}, tmp_path / "state", None if content is None else {"gigabag": content})
     with pytest.raises(RunError, match=sentence):
         load_state(tmp_path / "state")
+
+
+def test_files_are_as_readable_as_others(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    save_state(tmp_path / "state", STATE)
+    assert (tmp_path / "state").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -4,6 +4,7 @@ It is one file, so that no half of it is ever older than the other, and it is mo
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mil.errors import RunError
-from tiling.output import replacing
+from tiling.output import private_folder, replacing
 
 FORMAT = "gigabag-checkpoint"
 FORMAT_VERSION = 1
@@ -38,8 +39,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], content: dict[str, str
     path.touch()
     mode = path.stat().st_mode  # as for any file of this user; the library would leave it for nobody else to read
     try:
-        save_file(tensors, path, content)
-        path.chmod(mode)
+        with private_folder(path.parent) as folder:  # in which it has a temporary file too
+            save_file(tensors, folder / "tensors", content)
+            (folder / "tensors").chmod(mode)
+            os.replace(folder / "tensors", path)
     except SafetensorError as error:
         raise RunError(f"cannot write to {str(path.parent)!r} ({error}); see that the disk is not full") from error
 

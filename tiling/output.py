@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,7 +38,7 @@ def sweep(folder: Path) -> None:
         with suppress(OSError):
             here = name.endswith(f".{socket.gethostname()}")
             if pid.isdigit() and (not _is_running(int(pid)) if here else _is_old(path)):
-                path.unlink()
+                _remove(path)
 
 
 def _is_old(path: Path) -> bool:
@@ -81,13 +82,31 @@ def placing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def private_folder(parent: Path) -> Iterator[Path]:
+    """A folder in `parent` for this process alone, gone when the block ends; `sweep` takes what a killed one left.
+
+    For libraries that write under temporary names of their own.
+    """
+    with _temporary(parent / "folder") as folder:
+        folder.mkdir()
+        yield folder
+
+
+@contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_TEMPORARY}")
     try:
         yield temporary
     finally:
         with suppress(FileNotFoundError):
-            temporary.unlink()
+            _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _to_disk(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tiling.output import make_writable, replacing, sweep, write_table
+from tiling.output import make_writable, placing, private_folder, replacing, sweep, write_table
 
 
 class TestReplacing:
@@ -66,3 +66,40 @@ def test_table_gives_back_every_name(tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", ["name", "n"], [(name, 1) for name in names])
     with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
         assert [row["name"] for row in csv.DictReader(file)] == names
+
+
+def test_private_folder_is_gone_with_its_files(tmp_path: Path) -> None:
+    with private_folder(tmp_path) as folder:
+        (folder / "file").touch()
+        assert folder.parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sweep_takes_private_folders_of_dead_processes(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    with private_folder(tmp_path) as own:
+        dead = own.with_name(own.name.replace(f".{os.getpid()}.", f".{process.pid}."))
+        dead.mkdir()
+        (dead / ".tmpXYZ").touch()
+        sweep(tmp_path)
+        assert list(tmp_path.iterdir()) == [own]
+
+
+def test_placing_leaves_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "settings"
+    for text in ("first", "second"):
+        with placing(path) as temporary:
+            temporary.write_text(text)
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_placing_on_a_disk_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    with placing(tmp_path / "settings") as temporary:
+        temporary.write_text("first")
+    assert (tmp_path / "settings").read_text() == "first"

@@ -20,6 +20,8 @@ NAMES = {
     "sensitivity": "sensitivity", "specificity": "specificity", "precision": "precision",
 }  # fmt: skip
 
+OF_POSITIVE = ("average_precision", "f1")  # which differ between the two classes, and are of the positive one
+
 
 class Cases(NamedTuple):
     """What was predicted of N slides or of N patients, what was true, whose it is, and the fold that tested it."""
@@ -130,7 +132,7 @@ def evaluate(labels: Labels, probabilities: np.ndarray, fold_of: np.ndarray, fol
         _level(slides, labels.task, positive),
         _level(patients, labels.task, positive),
         len(np.unique(slides.patients)) - len(patients.patients),
-        tuple(_fold(slides, fold, name) for fold, name in enumerate(fold_names)),
+        tuple(_fold(slides, fold, name, positive) for fold, name in enumerate(fold_names)),
         None if positive is None else labels.task.classes[positive],
         slides,
     )
@@ -211,14 +213,18 @@ def _level(cases: Cases, task: Task, positive: int | None) -> Level:
     }
     if positive is not None:
         of_positive = classes[task.classes[positive]]
-        figures |= {name: of_positive.figures[name] for name in ("average_precision", "f1")}
-        constant |= {name: of_positive.baseline[name] for name in ("average_precision", "f1")}
+        figures |= {name: of_positive.figures[name] for name in OF_POSITIVE}
+        constant |= {name: of_positive.baseline[name] for name in OF_POSITIVE}
     return Level(len(cases.targets), len(cases.targets), figures, constant, classes)
 
 
-def _fold(slides: Cases, fold: int, name: str) -> FoldFigures:
+def _fold(slides: Cases, fold: int, name: str, positive: int | None) -> FoldFigures:
     tested = slides.fold_of == fold
-    figures = {key: metric(slides.probabilities[tested], slides.targets[tested]) for key, metric in METRICS.items()}
+    chances, targets = slides.probabilities[tested], slides.targets[tested]
+    figures = {key: metric(chances, targets) for key, metric in METRICS.items()}
+    if positive is not None:
+        part, once = one_against_rest(chances, targets)[positive], np.ones((1, len(targets)))
+        figures |= {key: float(METRICS[key].weighted([part], once)[0]) for key in OF_POSITIVE}
     return FoldFigures(fold, name, int(tested.sum()), len(np.unique(slides.patients[tested])), figures)
 
 

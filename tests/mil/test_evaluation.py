@@ -148,6 +148,14 @@ class TestEvaluate:
         assert found.slides.figures["f1"].value == pytest.approx(f1(CHANCES, TARGETS))
         assert found.slides.figures["auc"].value == auc(CHANCES, TARGETS)
 
+    def test_of_each_fold_the_positive_class_is_the_same(self) -> None:
+        labels = make_labels(TARGETS, PATIENTS, Task(("cancer", "normal"), ONE_VS_NORMAL, "normal"))
+        chances = binary(0.1, 0.3, 0.6, 0.7, 0.45, 0.8, 0.2, 0.15)
+        folds = evaluate(labels, chances, FOLD_OF, ["0", "1"]).folds
+        # cancer is .1 and .3 in fold 0, where .45 is decided to be; .2 and .6 in fold 1, where .15 and .2 are
+        assert [fold.figures["f1"] for fold in folds] == [pytest.approx(4 / 5), 1 / 2]
+        assert [fold.figures["average_precision"] for fold in folds] == [1, pytest.approx((1 / 2 + 2 / 3) / 2)]
+
     def test_more_classes_and_labels_have_no_positive_one(self) -> None:
         labels = make_labels(np.array([[1.0, 0], [0, 1], [1, np.nan], [0, 0]]), list("abcd"), Task(("x", "y"), ANY_OF))
         chances = np.array([[0.9, 0.2], [0.3, 0.7], [0.2, 0.99], [0.1, 0.8]])

@@ -54,8 +54,8 @@ def estimates(
     Efron and Tibshirani (1993), chapter 13, with the same 1000 resamples for all. Resamples in which a figure has no
     meaning are left out of it. A figure that is as high or as low as it can be is so again in every resample: it gets
     a limit that does not claim certainty, nan where none is known. Chance is calibration error, so that resamples have
-    more of it than the slides have, as these have more than the truth: its interval is the basic one (Davison and
-    Hinkley 1997, chapter 5), from 0 on and with the figure inside.
+    more of it than the slides have, as these have more than the truth: its lower limit is the basic one (Davison and
+    Hinkley 1997, chapter 5), from 0 on. The upper one is the percentile, for the basic one is often below the truth.
     """
     drawn: list[dict[str, list[np.ndarray]]] = [{name: [np.empty(0)] for name in metrics} for _ in sets]
     for weights_BN in _resamples(patients, seed):
@@ -89,7 +89,7 @@ def _estimate(metric: Metric, drawn: np.ndarray, parts: Sequence[Problem], patie
         limits = np.percentile(drawn, [2.5, 97.5])
     low, high = np.where(np.isnan(limits), np.inf, limits)
     if metric is ece:
-        low, high = max(0, min(value, 2 * value - high)), max(value, 2 * value - low)
+        low, high = max(0, min(value, 2 * value - high)), max(value, high)
     if value == 1 and metric in _LIMIT_OF_ONE:
         low = _mean_limit(metric, parts, patients)
     if value == 0 and metric in _PROPORTIONS:

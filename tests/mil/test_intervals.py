@@ -54,7 +54,21 @@ def test_the_interval_of_a_calibration_error_holds_it() -> None:
     chances = random.random(300)  # calibrated: whatever error there is is chance
     interval = estimate(ece, binary(*chances), (random.random(300) < chances).astype(int), np.arange(300))
     assert interval.low == 0
-    assert interval.value <= interval.high < 0.1
+    assert interval.value <= interval.high < 0.15
+
+
+def test_the_interval_of_a_calibration_error_is_basic_below_and_of_percentiles_above() -> None:
+    random = np.random.default_rng(0)
+    chances, targets = binary(*random.choice([0.1, 0.3, 0.8], 50)), random.integers(0, 2, 50)
+    values = []
+    draws = np.random.default_rng(0)
+    for _ in range(RESAMPLES):
+        rows = draws.integers(50, size=50)
+        values.append(ece(chances[rows], targets[rows]))
+    high = np.percentile(values, 97.5)
+    found = estimate(ece, chances, targets, np.arange(50))
+    assert found[1:] == pytest.approx((2 * found.value - high, high), abs=1e-12)
+    assert found.low > 0
 
 
 def test_resamples_patients_not_slides() -> None:

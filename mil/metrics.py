@@ -156,17 +156,11 @@ def _accuracy(part: Problem, weights_BN: np.ndarray) -> np.ndarray:
     return _mean((part.decided == part.targets).astype(float), weights_BN)
 
 
-def _confusion(part: Problem, weights_BN: np.ndarray) -> np.ndarray:
-    """The weight of each true class (axis 1) that was decided to be each class (axis 2), (B, K, K)."""
-    classes = part.probabilities_NK.shape[1]
-    cell_NC = np.eye(classes**2)[part.targets * classes + part.decided]
-    return (weights_BN @ cell_NC).reshape(-1, classes, classes)
-
-
 def _hits(part: Problem, weights_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The weight of each class where it is true and decided on, where it is true, where it is decided on; (B, K)."""
-    confusion_BKK = _confusion(part, weights_BN)
-    return np.einsum("bkk->bk", confusion_BKK), confusion_BKK.sum(axis=2), confusion_BKK.sum(axis=1)
+    one_of = np.eye(part.probabilities_NK.shape[1])
+    true_NK, decided_NK = one_of[part.targets], one_of[part.decided]
+    return weights_BN @ (true_NK * decided_NK), weights_BN @ true_NK, weights_BN @ decided_NK
 
 
 def _recalls(part: Problem, weights_BN: np.ndarray) -> np.ndarray:

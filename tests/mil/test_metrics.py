@@ -1,6 +1,7 @@
 """Figures by hand, and those of scikit-learn."""
 
 import math
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -185,6 +186,17 @@ class TestDecisions:
         assert f1(chances[:, ::-1], 1 - targets) == pytest.approx(2 / 3)  # one right, one missed
         assert (sensitivity(chances, targets), specificity(chances, targets)) == (1, 0.5)
         assert precision(chances, targets) == 0.5
+
+
+def test_many_classes_need_little_memory() -> None:
+    classes = 100
+    targets = np.arange(200) % classes
+    chances = np.eye(classes)[(targets + (np.arange(200) >= classes)) % classes]
+    tracemalloc.start()
+    assert balanced_accuracy(chances, targets) == 0.5  # the second hundred are all wrong
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6  # a matrix of all pairs of classes, squared, has 800 MB
 
 
 class TestLogLoss:

@@ -257,6 +257,15 @@ class TestLines:
         lines = evaluate(LABELS, CHANCES, np.zeros(8, int), ["0"]).lines()
         assert not any("class shares" in line for line in lines)
 
+    def test_names_of_any_length_are_a_line(self) -> None:
+        names = ("a" * 60 + "b" * 45, "\x1b[31mred\n\n and\tblue", "x" * 40)
+        labels = make_labels(np.arange(6) % 3, list("abcdef"), Task(names))
+        lines = evaluate(labels, np.full((6, 3), 1 / 3), np.repeat([0, 1], 3), ["0", "1"]).lines()
+        shown = ["a" * 20 + "…" + "b" * 19, "[31mred and blue", "x" * 40]
+        for line, name in zip(lines[-3:], shown, strict=True):
+            assert line.startswith(f"  AUC of {name} (2 of 6)")
+        assert max(map(len, lines)) < 110
+
     def test_labels(self) -> None:
         labels = make_labels(
             np.array([[1.0, 0], [0, 1], [1, np.nan], [0, 0]]), list("abcd"), Task(("x", "y\ny"), ANY_OF)

@@ -8,17 +8,30 @@ import numpy as np
 
 from mil.intervals import RESAMPLES, Estimate, estimates
 from mil.labels import Labels
-from mil.metrics import CLASS_METRICS, METRICS, Problem, ece, log_loss, one_against_rest, problems
+from mil.metrics import (
+    CLASS_METRICS,
+    METRICS,
+    Problem,
+    auc,
+    auc_within_folds,
+    ece,
+    log_loss,
+    one_against_rest,
+    problems,
+)
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
 
 INTERVAL = f"95 %, over patients, from {RESAMPLES} bootstrap resamples; the models are taken as they are"
 INFINITE = "infinite: to something that is true a probability of 0 was given"
 NAMES = {
-    "auc": "AUC", "average_precision": "average precision", "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy", "f1": "F1", "kappa": "kappa", "log_loss": "log loss",
-    "class_weighted_log_loss": "class-weighted log loss", "ece": "calibration error",
+    "auc": "AUC", "auc_within_folds": "AUC within folds", "average_precision": "average precision",
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1": "F1", "kappa": "kappa",
+    "log_loss": "log loss", "class_weighted_log_loss": "class-weighted log loss", "ece": "calibration error",
     "sensitivity": "sensitivity", "specificity": "specificity", "precision": "precision",
 }  # fmt: skip
+
+OF_POSITIVE = ("average_precision", "f1")  # which differ between the two classes, and are of the positive one
+UNEVEN = 0.45  # where the shares trained on get a lower AUC than this, it is said; stratified folds are above
 
 
 class Cases(NamedTuple):
@@ -100,15 +113,21 @@ class Evaluation:
             levels["by patient"] = self.patients
         header = f"out of fold, {self.slides.count} slides of {self.patients.count + self.left_out} patients"
         rows = [["", *levels, "constant answer"]]
-        for name in METRICS:
+        for name in self.slides.figures:
             cells = [str(level.figures[name]) for level in levels.values()]
+            if name == "auc_within_folds" and set(cells) == {"none"}:
+                continue  # no fold has slides of both sides
             rows.append([NAMES[name], *cells, f"{self.slides.baseline[name]:.3f}"])
         if self.positive is None:
             for name, of_class in self.slides.classes.items():
                 cells = [str(level.classes[name].figures["auc"]) for level in levels.values()]
-                in_a_line = " ".join(name.split())
-                rows.append([f"AUC of {in_a_line} ({of_class.count} of {of_class.known})", *cells, "0.500"])
+                rows.append([f"AUC of {_short(name)} ({of_class.count} of {of_class.known})", *cells, "0.500"])
         lines = [f"{header}, with 95 % intervals over patients:", *_aligned(rows)]
+        if (of_shares := _auc_of_shares(self.cases)) < UNEVEN:
+            within = not np.isnan(self.slides.figures["auc_within_folds"].value)
+            advice = "judge by the AUC within folds" if within else "and no fold has both sides for one within folds"
+            what = f"answering those trained on gets an AUC of {of_shares:.3f}"
+            lines.append(f"folds differ in their class shares, so that {what}: {advice}")
         if self.left_out:
             lines.append(
                 f"{self.left_out} patients have slides of different classes and are left out of what is by patient"
@@ -130,7 +149,7 @@ def evaluate(labels: Labels, probabilities: np.ndarray, fold_of: np.ndarray, fol
         _level(slides, labels.task, positive),
         _level(patients, labels.task, positive),
         len(np.unique(slides.patients)) - len(patients.patients),
-        tuple(_fold(slides, fold, name) for fold, name in enumerate(fold_names)),
+        tuple(_fold(slides, fold, name, positive) for fold, name in enumerate(fold_names)),
         None if positive is None else labels.task.classes[positive],
         slides,
     )
@@ -156,7 +175,7 @@ def by_patient(slides: Cases) -> Cases:
 
 
 def baseline(parts: Sequence[Problem], cases: int) -> dict[str, float]:
-    """What answers reach that are the same for all cases of a fold, by name, of the figures in METRICS.
+    """What constant answers reach, by name, of the figures in METRICS and of the AUC within folds.
 
     `parts` are the problems of the shares that `priors` gives, `cases` is how many cases there are. Log loss and
     calibration error are those of these shares. The others are those of the best constant, which is known: an AUC
@@ -168,6 +187,7 @@ def baseline(parts: Sequence[Problem], cases: int) -> dict[str, float]:
     once = np.ones((1, cases))
     constant = {
         "auc": 0.5,
+        "auc_within_folds": 0.5,
         "average_precision": np.mean([share[1] if len(share) == 2 else share.mean() for share in shares]),
         "accuracy": np.mean([share.max() for share in shares]),
         "balanced_accuracy": np.mean([1 / len(share) for share in shares]),
@@ -201,25 +221,36 @@ def _positive(task: Task) -> int | None:
 
 def _level(cases: Cases, task: Task, positive: int | None) -> Level:
     shares = priors(cases.targets, cases.fold_of, len(task.classes))
-    (figures,) = estimates(METRICS, [problems(cases.probabilities, cases.targets)], cases.patients)
+    metrics = {"auc": auc, "auc_within_folds": auc_within_folds(cases.fold_of)}  # these first
+    (figures,) = estimates(metrics | METRICS, [problems(cases.probabilities, cases.targets)], cases.patients)
     constant = baseline(problems(shares, cases.targets), len(cases.targets))
     parts, of_shares = (one_against_rest(chances, cases.targets) for chances in (cases.probabilities, shares))
-    estimates_of = estimates(CLASS_METRICS, [[part] for part in parts], cases.patients)
+    estimates_of = estimates(metrics | CLASS_METRICS, [[part] for part in parts], cases.patients)
     classes = {
         name: Level(int(part.targets.sum()), len(part.targets), found, baseline([share], len(cases.targets)))
         for name, part, share, found in zip(task.classes, parts, of_shares, estimates_of, strict=True)
     }
     if positive is not None:
         of_positive = classes[task.classes[positive]]
-        figures |= {name: of_positive.figures[name] for name in ("average_precision", "f1")}
-        constant |= {name: of_positive.baseline[name] for name in ("average_precision", "f1")}
+        figures |= {name: of_positive.figures[name] for name in OF_POSITIVE}
+        constant |= {name: of_positive.baseline[name] for name in OF_POSITIVE}
     return Level(len(cases.targets), len(cases.targets), figures, constant, classes)
 
 
-def _fold(slides: Cases, fold: int, name: str) -> FoldFigures:
+def _fold(slides: Cases, fold: int, name: str, positive: int | None) -> FoldFigures:
     tested = slides.fold_of == fold
-    figures = {key: metric(slides.probabilities[tested], slides.targets[tested]) for key, metric in METRICS.items()}
+    chances, targets = slides.probabilities[tested], slides.targets[tested]
+    figures = {key: metric(chances, targets) for key, metric in METRICS.items()}
+    if positive is not None:
+        part, once = one_against_rest(chances, targets)[positive], np.ones((1, len(targets)))
+        figures |= {key: float(METRICS[key].weighted([part], once)[0]) for key in OF_POSITIVE}
     return FoldFigures(fold, name, int(tested.sum()), len(np.unique(slides.patients[tested])), figures)
+
+
+def _auc_of_shares(cases: Cases) -> float:
+    """What answers get that are, in each fold, the class shares of the others; nan where there is no other."""
+    shares = priors(cases.targets, cases.fold_of, cases.probabilities.shape[1])
+    return float("nan") if np.isnan(shares).any() else auc(shares, cases.targets)
 
 
 def _f1_of(share: float) -> float:
@@ -231,6 +262,12 @@ def _json(**figures: float) -> dict[str, Any]:
     """Numbers as strict JSON has them, with a note where null stands for an infinite one."""
     content: dict[str, Any] = {name: value if np.isfinite(value) else None for name, value in figures.items()}
     return content | ({"note": INFINITE} if any(np.isinf(value) for value in figures.values()) else {})
+
+
+def _short(name: str) -> str:
+    """A name of any length and characters in a line of 40 at most, with the end, in which long names often differ."""
+    line = "".join(filter(str.isprintable, " ".join(name.split())))
+    return line if len(line) <= 40 else f"{line[:20]}…{line[-19:]}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

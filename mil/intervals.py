@@ -23,6 +23,8 @@ from mil.metrics import (
 
 RESAMPLES = 1000
 _WEIGHTS = 2**21  # at a time: 16 MB
+_ALIKE = 1e-12  # what rounding may make of the same figure
+_Limit = Callable[[Problem, np.ndarray], float]
 
 
 class Estimate(NamedTuple):
@@ -52,10 +54,12 @@ def estimates(
     """For each set of problems, every metric's mean over it, with its percentile bootstrap interval over patients.
 
     Efron and Tibshirani (1993), chapter 13, with the same 1000 resamples for all. Resamples in which a figure has no
-    meaning are left out of it. A figure that is as high or as low as it can be is so again in every resample: it gets
-    a limit that does not claim certainty, nan where none is known. Chance is calibration error, so that resamples have
-    more of it than the slides have, as these have more than the truth: its interval is the basic one (Davison and
-    Hinkley 1997, chapter 5), from 0 on and with the figure inside.
+    meaning are left out of it. Resamples that are all alike say nothing of the limits, which are then nan: those of a
+    balanced accuracy where one class is always decided on, or of anything with a single patient. A figure that is as
+    high or as low as it can be is so again in every resample: it gets a limit that does not claim certainty, nan where
+    none is known. A log loss that is infinite in all stays so. Chance is calibration error, so that resamples have
+    more of it than the slides have, as these have more than the truth: its lower limit is the basic one (Davison and
+    Hinkley 1997, chapter 5), from 0 on. The upper one is the percentile, for the basic one is often below the truth.
     """
     drawn: list[dict[str, list[np.ndarray]]] = [{name: [np.empty(0)] for name in metrics} for _ in sets]
     for weights_BN in _resamples(patients, seed):
@@ -87,19 +91,22 @@ def _estimate(metric: Metric, drawn: np.ndarray, parts: Sequence[Problem], patie
         return Estimate(value, np.nan, np.nan)
     with np.errstate(invalid="ignore"):  # between two infinities
         limits = np.percentile(drawn, [2.5, 97.5])
+        alike = np.ptp(drawn) < _ALIKE
     low, high = np.where(np.isnan(limits), np.inf, limits)
     if metric is ece:
-        low, high = max(0, min(value, 2 * value - high)), max(value, 2 * value - low)
+        low, high = max(0, min(value, 2 * value - high)), max(value, high)
+    if alike:
+        low, high = np.nan, np.nan
     if value == 1 and metric in _LIMIT_OF_ONE:
-        low = _mean_limit(metric, parts, patients)
-    if value == 0 and metric in _PROPORTIONS:
-        high = 1 - _mean_limit(metric, parts, patients)
+        low, high = _mean_limit(_LIMIT_OF_ONE[metric], parts, patients), 1
+    if value == 0 and metric in _LIMIT_OF_ZERO:
+        low, high = 0, _mean_limit(_LIMIT_OF_ZERO[metric], parts, patients)
     return Estimate(value, float(low), float(high))
 
 
-def _mean_limit(metric: Metric, parts: Sequence[Problem], patients: np.ndarray) -> float:
-    """The mean over some problems of the lower limits of a figure that is 1 in each of them: a cautious one."""
-    return float(np.mean([_LIMIT_OF_ONE[metric](part, patients[part.rows]) for part in parts]))
+def _mean_limit(limit: _Limit, parts: Sequence[Problem], patients: np.ndarray) -> float:
+    """The mean over some problems of the limits of a figure that is 1, or 0, in each of them: a cautious one."""
+    return float(np.mean([limit(part, patients[part.rows]) for part in parts]))
 
 
 def _of_all(rows: np.ndarray) -> float:
@@ -116,6 +123,14 @@ def _of_f1(part: Problem, patients: np.ndarray) -> float:
     if part.probabilities_NK.shape[1] == 2:
         return _of_all(patients[part.targets == 1])
     return _of_each_class(part, patients)
+
+
+def _of_no_f1(part: Problem, patients: np.ndarray) -> float:
+    """With a sensitivity s at its upper limit, and a precision of 1: 2 s / (1 + s)."""
+    classes = part.probabilities_NK.shape[1]
+    chosen = [1] if classes == 2 else range(classes)
+    upper = 1 - np.array([_of_all(patients[part.targets == k]) for k in chosen])
+    return float(np.mean(2 * upper / (1 + upper)))
 
 
 def _of_kappa(part: Problem, patients: np.ndarray) -> float:
@@ -141,7 +156,7 @@ def _newcombe(patients: np.ndarray, positive: np.ndarray) -> float:
 
 
 # The lower 95 % limit of a figure of exactly 1. All count patients, not slides.
-_LIMIT_OF_ONE: dict[Metric, Callable[[Problem, np.ndarray], float]] = {
+_LIMIT_OF_ONE: dict[Metric, _Limit] = {
     auc: _of_auc,
     average_precision: lambda part, patients: float("nan"),  # none is known
     accuracy: lambda part, patients: _of_all(patients),
@@ -152,5 +167,14 @@ _LIMIT_OF_ONE: dict[Metric, Callable[[Problem, np.ndarray], float]] = {
     specificity: lambda part, patients: _of_all(patients[part.targets == 0]),
     precision: lambda part, patients: _of_all(patients[part.decided == 1]),
 }
-# Of a figure of exactly 0 these have the same limit from the other side.
-_PROPORTIONS = (auc, accuracy, balanced_accuracy, sensitivity, specificity, precision)
+
+
+def _from_the_other_side(limit: _Limit) -> _Limit:
+    return lambda part, patients: 1 - limit(part, patients)
+
+
+# The upper one of a figure of exactly 0.
+_LIMIT_OF_ZERO: dict[Metric, _Limit] = {
+    metric: _from_the_other_side(_LIMIT_OF_ONE[metric])
+    for metric in (auc, accuracy, balanced_accuracy, sensitivity, specificity, precision)
+} | {f1: _of_no_f1}

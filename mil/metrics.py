@@ -86,10 +86,38 @@ def _auc(part: Problem, weights_BN: np.ndarray) -> np.ndarray:
 
 
 def _ranked_auc(scores: np.ndarray, truth: np.ndarray, weights_BN: np.ndarray) -> np.ndarray:
+    return _share(*_pairs(scores, truth, weights_BN))
+
+
+def _pairs(scores: np.ndarray, truth: np.ndarray, weights_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The weight of the pairs of a positive and a negative that are in the right order, and of all pairs; (B,)."""
     positive_BG, negative_BG = _by_score(scores, truth, weights_BN)
     positives_B, negatives_B = positive_BG.sum(axis=1), negative_BG.sum(axis=1)
     beaten_BG = negatives_B[:, None] - np.cumsum(negative_BG, axis=1) + negative_BG / 2
-    return _share(np.einsum("bg,bg->b", positive_BG, beaten_BG), positives_B * negatives_B)
+    return np.einsum("bg,bg->b", positive_BG, beaten_BG), positives_B * negatives_B
+
+
+def auc_within_folds(fold_of: np.ndarray) -> Metric:
+    """The AUC of the pairs of slides that the same fold has tested; `fold_of` (N,) says which has tested each.
+
+    Folds are weighted by their pairs. A model that tells no slide from another gets 1/2 of it; of `auc` less, where
+    folds differ in their class shares: the more positives a fold has, the fewer it leaves to be trained on.
+    """
+
+    def within(part: Problem, weights_BN: np.ndarray) -> np.ndarray:
+        fold_of_n = fold_of[part.rows]
+        rows_of = [np.flatnonzero(fold_of_n == fold) for fold in np.unique(fold_of_n)]
+
+        def figure(scores: np.ndarray, truth: np.ndarray, weights_BN: np.ndarray) -> np.ndarray:
+            pairs = np.zeros((2, len(weights_BN)))
+            for rows in rows_of:
+                if 0 < truth[rows].sum() < len(rows):
+                    pairs += _pairs(scores[rows], truth[rows], weights_BN[:, rows])
+            return _share(*pairs)
+
+        return _over_classes(figure, part, weights_BN)
+
+    return Metric(within)
 
 
 def _average_precision(part: Problem, weights_BN: np.ndarray) -> np.ndarray:
@@ -128,17 +156,11 @@ def _accuracy(part: Problem, weights_BN: np.ndarray) -> np.ndarray:
     return _mean((part.decided == part.targets).astype(float), weights_BN)
 
 
-def _confusion(part: Problem, weights_BN: np.ndarray) -> np.ndarray:
-    """The weight of each true class (axis 1) that was decided to be each class (axis 2), (B, K, K)."""
-    classes = part.probabilities_NK.shape[1]
-    cell_NC = np.eye(classes**2)[part.targets * classes + part.decided]
-    return (weights_BN @ cell_NC).reshape(-1, classes, classes)
-
-
 def _hits(part: Problem, weights_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The weight of each class where it is true and decided on, where it is true, where it is decided on; (B, K)."""
-    confusion_BKK = _confusion(part, weights_BN)
-    return np.einsum("bkk->bk", confusion_BKK), confusion_BKK.sum(axis=2), confusion_BKK.sum(axis=1)
+    one_of = np.eye(part.probabilities_NK.shape[1])
+    true_NK, decided_NK = one_of[part.targets], one_of[part.decided]
+    return weights_BN @ (true_NK * decided_NK), weights_BN @ true_NK, weights_BN @ decided_NK
 
 
 def _recalls(part: Problem, weights_BN: np.ndarray) -> np.ndarray:

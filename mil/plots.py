@@ -78,13 +78,18 @@ def draw_roc(path: Path, found: Evaluation) -> None:
 
 
 def draw_precision_recall(path: Path, found: Evaluation) -> None:
-    """The precision over the sensitivity of each class, as `draw_roc`, with its share, which is what chance reaches."""
+    """The precision over the sensitivity of each class, as `draw_roc`, with its share, which is what chance reaches.
+
+    The area below a line is the average precision: a line starts with the precision where the first positive is found.
+    """
     shown = _shown(found)
     figure, axes = panels(len(shown), 2.4)
     for axis, (name, part, level) in zip(axes[0], shown, strict=True):
         for scores, truth, style in _curves(found, part):
             precision, recall, _ = precision_recall_curve(truth, scores)
-            axis.plot(recall, precision, drawstyle="steps-post", **style)
+            finds = recall > 0  # not what finds nothing, nor the point (0, 1) that scikit-learn makes up
+            recall, precision = recall[finds], precision[finds]
+            axis.plot(np.append(recall, 0), np.append(precision, precision[-1]), drawstyle="steps-post", **style)
         if level.known:
             axis.axhline(level.count / level.known, color=CHANCE, linestyle="--", linewidth=1, label="chance")
         title(axis, name, "average precision", level.figures["average_precision"])

@@ -10,8 +10,10 @@ import pytest
 
 from mil.evaluation import INFINITE, Cases, baseline, by_patient, evaluate, priors
 from mil.labels import Labels, target_column
-from mil.metrics import CLASS_METRICS, METRICS, auc, average_precision, f1, log_loss, one_against_rest, problems
+from mil.metrics import METRICS, auc, average_precision, f1, log_loss, one_against_rest, problems
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
+
+FIGURES = ["auc", "auc_within_folds", *list(METRICS)[1:]]
 
 
 def make_labels(targets: np.ndarray, patients: list[str], task: Task) -> Labels:
@@ -66,9 +68,10 @@ class TestBaseline:
         targets, fold_of = np.array([0, 0, 1, 0]), np.array([0, 0, 1, 1])
         shares = priors(targets, fold_of, 2)  # 1/2 1/2 in fold 0; in fold 1 all are 0
         found = baseline(problems(shares, targets), 4)
-        assert list(found) == list(METRICS)
+        assert list(found) == FIGURES
         assert found == pytest.approx({
-            "auc": 0.5, "average_precision": 0.25, "accuracy": 0.75, "balanced_accuracy": 0.5, "f1": 0.4, "kappa": 0,
+            "auc": 0.5, "auc_within_folds": 0.5, "average_precision": 0.25, "accuracy": 0.75,
+            "balanced_accuracy": 0.5, "f1": 0.4, "kappa": 0,
             "log_loss": math.inf, "class_weighted_log_loss": math.log(2), "ece": (1 + 1) / 4,
         })  # fmt: skip
 
@@ -80,8 +83,9 @@ class TestBaseline:
         targets, fold_of = np.array([0, 0, 1, 2] * 2), np.repeat([0, 1], 4)
         found = baseline(problems(priors(targets, fold_of, 3), targets), 8)
         assert found == pytest.approx({
-            "auc": 0.5, "average_precision": 1 / 3, "accuracy": 0.5, "balanced_accuracy": 1 / 3, "f1": 2 / 3 / 3,
-            "kappa": 0, "log_loss": 1.5 * math.log(2), "class_weighted_log_loss": math.log(3), "ece": 0,
+            "auc": 0.5, "auc_within_folds": 0.5, "average_precision": 1 / 3, "accuracy": 0.5,
+            "balanced_accuracy": 1 / 3, "f1": 2 / 3 / 3, "kappa": 0,
+            "log_loss": 1.5 * math.log(2), "class_weighted_log_loss": math.log(3), "ece": 0,
         })  # fmt: skip
 
     def test_no_constant_is_better_than_the_known_ones(self) -> None:
@@ -113,15 +117,17 @@ class TestEvaluate:
         assert found.patients.figures["auc"].value == pytest.approx(3.5 / 4)  # .6 and .6 are a tie
         assert found.slides.figures["accuracy"].value == 6 / 8
         assert found.slides.baseline["log_loss"] == pytest.approx(math.log(2))
-        assert list(found.slides.figures) == list(found.patients.figures) == list(METRICS)
-        for estimate in found.slides.figures.values():
+        assert list(found.slides.figures) == list(found.patients.figures) == FIGURES
+        figures = dict(found.slides.figures)
+        assert str(figures.pop("auc_within_folds")) == "1.000 (? to ?)"
+        for estimate in figures.values():
             assert estimate.low <= estimate.value <= estimate.high
 
     def test_of_each_class(self) -> None:
         found = evaluate(LABELS, CHANCES, FOLD_OF, ["0", "1"]).slides.classes
         assert list(found) == ["normal", "tumour"]
         assert (found["normal"].count, found["normal"].known) == (4, 8)
-        assert list(found["normal"].figures) == list(CLASS_METRICS)
+        assert list(found["normal"].figures) == [*FIGURES, "sensitivity", "specificity", "precision"]
         # decided to be a tumour: .6 .7 .8 .9 but not the .5
         assert found["tumour"].figures["sensitivity"].value == 3 / 4
         assert found["tumour"].figures["specificity"].value == 3 / 4
@@ -147,6 +153,14 @@ class TestEvaluate:
         # the slide of .5 is decided to be benign, as `Task.predicted` does
         assert found.slides.figures["f1"].value == pytest.approx(f1(CHANCES, TARGETS))
         assert found.slides.figures["auc"].value == auc(CHANCES, TARGETS)
+
+    def test_of_each_fold_the_positive_class_is_the_same(self) -> None:
+        labels = make_labels(TARGETS, PATIENTS, Task(("cancer", "normal"), ONE_VS_NORMAL, "normal"))
+        chances = binary(0.1, 0.3, 0.6, 0.7, 0.45, 0.8, 0.2, 0.15)
+        folds = evaluate(labels, chances, FOLD_OF, ["0", "1"]).folds
+        # cancer is .1 and .3 in fold 0, where .45 is decided to be; .2 and .6 in fold 1, where .15 and .2 are
+        assert [fold.figures["f1"] for fold in folds] == [pytest.approx(4 / 5), 1 / 2]
+        assert [fold.figures["average_precision"] for fold in folds] == [1, pytest.approx((1 / 2 + 2 / 3) / 2)]
 
     def test_more_classes_and_labels_have_no_positive_one(self) -> None:
         labels = make_labels(np.array([[1.0, 0], [0, 1], [1, np.nan], [0, 0]]), list("abcd"), Task(("x", "y"), ANY_OF))
@@ -175,12 +189,14 @@ class TestJson:
     def test_layout(self) -> None:
         content = json.loads(json.dumps(evaluate(LABELS, CHANCES, FOLD_OF, ["0", "1"]).as_json(), allow_nan=False))
         assert list(content) == ["slides", "patients", "positive", "interval", "folds"]
-        assert list(content["slides"]) == ["count", *METRICS, "classes"]
-        assert list(content["patients"]) == ["count", *METRICS, "classes", "left_out"]
+        assert list(content["slides"]) == ["count", *FIGURES, "classes"]
+        assert list(content["patients"]) == ["count", *FIGURES, "classes", "left_out"]
         assert content["slides"]["auc"]["value"] == 15 / 16
         assert content["slides"]["auc"]["baseline"] == 0.5
         assert list(content["slides"]["auc"]) == ["value", "low", "high", "baseline"]
-        assert list(content["slides"]["classes"]["tumour"]) == ["count", "known", *CLASS_METRICS]
+        assert list(content["slides"]["classes"]["tumour"]) == [
+            "count", "known", *FIGURES, "sensitivity", "specificity", "precision",
+        ]  # fmt: skip
         assert list(content["slides"]["classes"]["tumour"]["sensitivity"]) == ["value", "low", "high"]
         assert content["positive"] == "tumour"
         assert list(content["folds"][1]) == ["fold", "name", "slides", "patients", *METRICS]
@@ -206,7 +222,49 @@ class TestLines:
         assert re.split(" {2,}", lines[1].strip()) == ["by slide", "by patient", "constant answer"]
         assert lines[2].startswith("  AUC                      0.938 (")
         assert lines[2].endswith("  0.500")
-        assert len(lines) == 2 + len(METRICS) + 1
+        assert len(lines) == 2 + len(FIGURES) + 1
+
+    def test_folds_of_different_class_shares(self) -> None:
+        targets, fold_of = np.array([0, 0, 0, 1, 0, 1, 1, 1]), np.repeat([0, 1], 4)
+        labels = make_labels(targets, list("abcdefgh"), Task(("no", "yes")))
+        found = evaluate(labels, priors(targets, fold_of, 2), fold_of, ["0", "1"])
+        # 1 of 4 in fold 0 is told 3/4: of the 16 pairs it wins 1 and loses 9, 6 are ties of the same fold
+        assert found.slides.figures["auc"].value == 4 / 16
+        assert found.slides.figures["auc_within_folds"].value == 0.5
+        lines = found.lines()
+        assert re.split(" {2,}", lines[3].strip()) == ["AUC within folds", "0.500 (? to ?)", "0.500"]
+        assert lines[-1] == (
+            "folds differ in their class shares, so that answering those trained on gets an AUC of 0.250: "
+            "judge by the AUC within folds"
+        )
+
+    def test_a_patient_a_fold(self) -> None:
+        targets, fold_of = np.arange(8) % 2, np.arange(8)
+        labels = make_labels(targets, list("abcdefgh"), Task(("no", "yes")))
+        found = evaluate(labels, priors(targets, fold_of, 2), fold_of, [str(fold) for fold in fold_of])
+        assert found.slides.figures["auc"].value == 0
+        assert found.as_json()["slides"]["auc_within_folds"] == {
+            "value": None,
+            "low": None,
+            "high": None,
+            "baseline": 0.5,
+        }
+        lines = found.lines()
+        assert not any(line.startswith("  AUC within folds") for line in lines)
+        assert lines[-1].endswith("gets an AUC of 0.000: and no fold has both sides for one within folds")
+
+    def test_one_fold_alone(self) -> None:
+        lines = evaluate(LABELS, CHANCES, np.zeros(8, int), ["0"]).lines()
+        assert not any("class shares" in line for line in lines)
+
+    def test_names_of_any_length_are_a_line(self) -> None:
+        names = ("a" * 60 + "b" * 45, "\x1b[31mred\n\n and\tblue", "x" * 40)
+        labels = make_labels(np.arange(6) % 3, list("abcdef"), Task(names))
+        lines = evaluate(labels, np.full((6, 3), 1 / 3), np.repeat([0, 1], 3), ["0", "1"]).lines()
+        shown = ["a" * 20 + "…" + "b" * 19, "[31mred and blue", "x" * 40]
+        for line, name in zip(lines[-3:], shown, strict=True):
+            assert line.startswith(f"  AUC of {name} (2 of 6)")
+        assert max(map(len, lines)) < 110
 
     def test_labels(self) -> None:
         labels = make_labels(
@@ -215,8 +273,8 @@ class TestLines:
         chances = np.array([[0.9, 0.2], [0.3, 0.7], [0.2, 0.99], [0.1, 0.8]])
         lines = evaluate(labels, chances, np.array([0, 1, 0, 1]), ["0", "1"]).lines()
         assert "by patient" not in lines[1]  # each has one slide
-        assert lines[-1].startswith("  AUC of y y (1 of 3)")
-        assert "0.500 (" in lines[-1]
+        assert lines[-2].startswith("  AUC of y y (1 of 3)")
+        assert "0.500 (" in lines[-2]
 
 
 def test_a_class_against_the_rest_has_the_baseline_of_its_share() -> None:

@@ -54,7 +54,21 @@ def test_the_interval_of_a_calibration_error_holds_it() -> None:
     chances = random.random(300)  # calibrated: whatever error there is is chance
     interval = estimate(ece, binary(*chances), (random.random(300) < chances).astype(int), np.arange(300))
     assert interval.low == 0
-    assert interval.value <= interval.high < 0.1
+    assert interval.value <= interval.high < 0.15
+
+
+def test_the_interval_of_a_calibration_error_is_basic_below_and_of_percentiles_above() -> None:
+    random = np.random.default_rng(0)
+    chances, targets = binary(*random.choice([0.1, 0.3, 0.8], 50)), random.integers(0, 2, 50)
+    values = []
+    draws = np.random.default_rng(0)
+    for _ in range(RESAMPLES):
+        rows = draws.integers(50, size=50)
+        values.append(ece(chances[rows], targets[rows]))
+    high = np.percentile(values, 97.5)
+    found = estimate(ece, chances, targets, np.arange(50))
+    assert found[1:] == pytest.approx((2 * found.value - high, high), abs=1e-12)
+    assert found.low > 0
 
 
 def test_resamples_patients_not_slides() -> None:
@@ -141,6 +155,24 @@ class TestPerfectIsNotCertain:
         assert found["sensitivity"] == pytest.approx((0, 0, 1 - 0.025 ** (1 / 9)))
         assert found["specificity"] == pytest.approx((1, 0.025 ** (1 / 9), 1))
         assert all(math.isnan(value) for value in found["precision"])
+
+    def test_an_f1_of_nothing_found(self) -> None:
+        sensitivity_of_9 = 1 - 0.025 ** (1 / 9)
+        expected = (0, 0, pytest.approx(2 * sensitivity_of_9 / (1 + sensitivity_of_9)))
+        assert estimate(f1, binary(*[0.1] * 18), self.TARGETS, np.arange(18)) == expected
+        targets = np.repeat([0, 1, 2], 9)
+        assert estimate(f1, np.eye(3)[(targets + 1) % 3], targets, np.arange(27)) == expected
+
+    def test_resamples_that_are_all_alike_say_nothing(self) -> None:
+        (always,) = estimates(METRICS, [problems(binary(*[0.1] * 18), self.TARGETS)], np.arange(18))
+        values = {"auc": 0.5, "balanced_accuracy": 0.5, "kappa": 0}
+        for name, value in values.items():
+            assert str(always[name]) == f"{value:.3f} (? to ?)"
+        one_patient = estimate(log_loss, binary(0.1, 0.3, 0.6), np.array([0, 1, 0]), np.zeros(3))
+        assert math.isnan(one_patient.low)
+        assert math.isnan(one_patient.high)
+        right = estimate(ece, binary(*[1.0] * 5), np.ones(5, int), np.arange(5))
+        assert str(right) == "0.000 (? to ?)"
 
     def test_of_three_classes_and_of_labels_the_mean(self) -> None:
         targets = np.repeat([0, 1, 2], [4, 6, 8])

@@ -1,6 +1,7 @@
 """Figures by hand, and those of scikit-learn."""
 
 import math
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from mil.metrics import (
     METRICS,
     accuracy,
     auc,
+    auc_within_folds,
     average_precision,
     balanced_accuracy,
     calibration_bin,
@@ -123,6 +125,43 @@ def test_auc_of_three_classes_is_the_mean_of_one_against_the_rest() -> None:
     assert auc(chances[:, [1, 0, 2]], targets) == pytest.approx((0 + 1 / 2 + 1) / 3)
 
 
+class TestAucWithinFolds:
+    CHANCES = binary(0.1, 0.2, 0.3, 0.2, 0.8, 0.9, 0.7, 0.6)
+    TARGETS = np.array([0, 1, 0, 1, 0, 1, 0, 1])
+    FOLD_OF = np.array([0, 0, 1, 1, 2, 2, 2, 2])
+
+    def test_only_pairs_of_the_same_fold_count(self) -> None:
+        # fold 0: 1 of 1 pair; fold 1: 0 of 1; fold 2: .9 over .8 and .7, .6 over neither
+        assert auc_within_folds(self.FOLD_OF)(self.CHANCES, self.TARGETS) == (1 + 0 + 2) / (1 + 1 + 4)
+        assert auc_within_folds(np.zeros(8))(self.CHANCES, self.TARGETS) == auc(self.CHANCES, self.TARGETS)
+
+    def test_is_a_half_for_any_answer_that_is_the_same_in_a_fold(self) -> None:
+        assert auc_within_folds(self.FOLD_OF)(binary(*self.FOLD_OF / 2), self.TARGETS) == 0.5
+
+    def test_is_under_weights(self) -> None:
+        times = np.array([1, 2, 3, 1, 0, 2, 1, 1])
+        rows = np.repeat(np.arange(8), times)
+        found = auc_within_folds(self.FOLD_OF).weighted(problems(self.CHANCES, self.TARGETS), times[None].astype(float))
+        assert found == pytest.approx([auc_within_folds(self.FOLD_OF[rows])(self.CHANCES[rows], self.TARGETS[rows])])
+        assert found == pytest.approx([(2 + 0 + 2) / (2 + 3 + 3)])
+
+    def test_of_more_classes_and_of_labels_is_the_mean(self) -> None:
+        random = np.random.default_rng(0)
+        fold_of, targets, chances = np.arange(30) // 10, np.arange(30) % 3, random.random((30, 3))
+        within = auc_within_folds(fold_of)
+        of_each = [within(binary(*chances[:, k]), (targets == k).astype(int)) for k in range(3)]
+        assert within(chances, targets) == pytest.approx(np.mean(of_each))
+        labels = np.where(np.arange(30)[:, None] % [5, 7] == 0, np.nan, np.eye(3)[targets][:, :2])
+        of_each = []
+        for k in range(2):
+            known = ~np.isnan(labels[:, k])
+            of_each.append(auc_within_folds(fold_of[known])(binary(*chances[known, k]), labels[known, k].astype(int)))
+        assert within(chances[:, :2], labels) == pytest.approx(np.mean(of_each))
+
+    def test_no_fold_has_both(self) -> None:
+        assert math.isnan(auc_within_folds(np.arange(8))(self.CHANCES, self.TARGETS))
+
+
 def test_average_precision() -> None:
     # highest first: 1 of 1, then a negative, then 2 of 3
     assert average_precision(binary(0.1, 0.4, 0.35, 0.8), np.array([0, 0, 1, 1])) == pytest.approx((1 + 2 / 3) / 2)
@@ -147,6 +186,17 @@ class TestDecisions:
         assert f1(chances[:, ::-1], 1 - targets) == pytest.approx(2 / 3)  # one right, one missed
         assert (sensitivity(chances, targets), specificity(chances, targets)) == (1, 0.5)
         assert precision(chances, targets) == 0.5
+
+
+def test_many_classes_need_little_memory() -> None:
+    classes = 100
+    targets = np.arange(200) % classes
+    chances = np.eye(classes)[(targets + (np.arange(200) >= classes)) % classes]
+    tracemalloc.start()
+    assert balanced_accuracy(chances, targets) == 0.5  # the second hundred are all wrong
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6  # a matrix of all pairs of classes, squared, has 800 MB
 
 
 class TestLogLoss:

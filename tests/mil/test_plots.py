@@ -96,8 +96,18 @@ class TestPrecisionRecall:
         fold, pooled, share = axis.lines
         assert axis.get_title().startswith("yes\naverage precision 0.950 (")  # (1 + 1 + 1 + 4/5) / 4
         assert fold.get_xydata().tolist() == [[1, 0.5], [1, pytest.approx(2 / 3)], [0.5, 0.5], [0.5, 1], [0, 1]]
+        assert pooled.get_xydata()[-2:].tolist() == [[0.25, 1], [0, 1]]
         assert pooled.get_drawstyle() == "steps-post"
         assert share.get_ydata() == [pytest.approx(4 / 6)] * 2
+
+    def test_scores_that_find_nothing_are_no_line(self, drawn: list[Figure]) -> None:
+        chances = np.array([0.9, 0.8, 0.7, 0.6, 0.1])  # two negatives are first
+        targets = np.array([0, 0, 1, 1, 0])
+        found = judged(targets, np.stack([1 - chances, chances], 1), [0] * 5, ("no", "yes"))
+        draw_precision_recall(Path("pr.png"), found)
+        third = pytest.approx(1 / 3)
+        pooled = drawn[0].axes[0].lines[1].get_xydata().tolist()
+        assert pooled == [[1, pytest.approx(2 / 5)], [1, 0.5], [0.5, third], [0, third]]
 
 
 class TestConfusion:

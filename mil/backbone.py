@@ -15,6 +15,7 @@ from mil.depth import maps_behind_pools, parameter_depths, parameter_stages, sta
 from mil.errors import ModelError
 from mil.layout import as_maps, is_channels_last
 from mil.luminosity import standard_luminosity
+from mil.room import is_out_of_memory
 
 COLOURS = {"rgb": slice(0, 3), "r": slice(0, 1), "g": slice(1, 2), "b": slice(2, 3)}
 default_cfgs = {"alexnet": CONFIG}  # where timm looks for it
@@ -143,7 +144,7 @@ class Backbone(nn.Module):
         try:
             with torch.enable_grad():
                 maps = maps_of(torch.zeros(1, 3, self.px, self.px, dtype=torch.uint8, device=self.mean.device))
-        except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+        except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, MemoryError) as error:
             if isinstance(error, ModelError):
                 raise
             raise _refusal(self.name, self.px, self.planes, error) from error
@@ -216,7 +217,7 @@ def _create(name: str, px: int, planes: slice, pretrained: bool) -> Any:
     try:
         return _sized(name, px, planes, pretrained)
     except Exception as error:
-        if pretrained:
+        if pretrained and not is_out_of_memory(error):
             _create(name, px, planes, pretrained=False)  # a picture size that does not fit is no fault of the hub
             cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ModelError(
@@ -241,6 +242,11 @@ def _sized(name: str, px: int, planes: slice, pretrained: bool) -> Any:
 
 def _refusal(name: str, px: int, planes: slice, error: Exception) -> ModelError:
     cause = " ".join(str(error).split())[:200] or type(error).__name__
+    if is_out_of_memory(error):
+        return ModelError(
+            f"out of memory: there is too little for the backbone {name!r} on a single picture of {px} px ({cause}); "
+            "take a smaller --backbone or --train-px, or allow more memory"
+        )
     usual = timm.get_pretrained_cfg(name)
     size = f", such as {usual.input_size[-1]}" if usual and usual.input_size[-1] != px else ""
     what, remedy = ("", "") if planes == COLOURS["rgb"] else (" in one colour", ", or --channels rgb")

@@ -7,6 +7,7 @@ gathered here, and what it would not mind but a user should know stands beside i
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mil.cache import AUTO, OWN_FOLDER, auto_folder
 from mil.cohort import Cohort, match
 from mil.folds import Split, make_folds, make_split
 from mil.labels import Labels, read_labels
@@ -21,16 +23,18 @@ from mil.leaks import Shared, crossing, find_shared, in_words
 from mil.memory import in_gb, settings_that_fit, step_memory
 from mil.predict import pick_device
 from mil.recipe import Recipe
-from mil.report import Report, some
+from mil.report import Report, short, some
 from mil.room import available_bytes
 from mil.settings import DEFAULT_BACKBONE
 from mil.task import ANY_OF
-from mil.trial import describe, seconds_per_instance, try_model
+from mil.tracking import check_tracker
+from mil.trial import describe, explained, seconds_per_instance, try_model
 from tiling.bag import BagRef, read_bag
 from tiling.errors import TilingError
 from tiling.features import FEATURES, read_features
 
 FEW_PATIENTS = 10  # of a class: an interval over them is hardly shorter than all there is
+LOOKED_AT = 32  # tiles of a bag at most, as decoding takes milliseconds each
 TIGHT = 0.85  # of the memory, above which what the estimate does not see may be too much
 
 
@@ -49,13 +53,14 @@ def examine(bags: Path, labels: Path, recipe: Recipe, processes: int = 1) -> Rep
     if (cohort := matched.cohort) is None:
         return report
     report.lines += _bags(cohort)
-    broken = _broken(cohort)
+    broken = _broken(cohort, recipe.model.train_px)
     report.problems += broken
     splits = _splits(report, cohort, recipe)
     if not broken:
         _leaks(report, cohort, splits)
     _model(report, cohort, splits, recipe, device, processes)
-    _cache(report, cohort, bags, recipe)
+    report.attempt(lambda: check_tracker(recipe.train.tracker))
+    _cache(report, cohort, recipe)
     report.notes += _notes(cohort, splits, recipe)
     return report
 
@@ -63,7 +68,7 @@ def examine(bags: Path, labels: Path, recipe: Recipe, processes: int = 1) -> Rep
 def _labels(labels: Labels) -> Iterator[str]:
     yield f"labels   {len(labels)} slides of {labels.table['patient_id'].nunique()} patients"
     for name, slides, patients in zip(labels.strata, labels.strata.sum(), labels.patients, strict=True):
-        yield f"         {name}: {slides} slides of {patients} patients"
+        yield f"         {short(str(name))}: {slides} slides of {patients} patients"
 
 
 def _bags(cohort: Cohort) -> Iterator[str]:
@@ -73,18 +78,20 @@ def _bags(cohort: Cohort) -> Iterator[str]:
     kind = kind if features is not None else f"tiles of {spec.get('size')} px"
     range_of = f"{min(sizes)} to {max(sizes)} (median {np.median(sizes):g})" if len({*sizes}) > 1 else f"{sizes[0]}"
     yield f"bags     {len(cohort.bags)}, each of {range_of} {kind}"
+    if features is None and max(sizes) > LOOKED_AT:
+        yield f"         of larger ones up to {LOOKED_AT} tiles are decoded here, spread over all"
     if len(cohort.missing):
         yield f"         {len(cohort.missing)} labelled slides have none:"
         rows = zip(cohort.missing["slide_id"], cohort.missing["error"], strict=True)
-        yield from (f"         {row}" for row in some([f"{slide_id}: {error}" for slide_id, error in rows]))
+        yield from (f"         {row}" for row in some([f"{short(slide_id)}: {error}" for slide_id, error in rows]))
     if cohort.unlabelled:
-        named = ", ".join(some(cohort.unlabelled))
+        named = ", ".join(some([*map(short, cohort.unlabelled)]))
         yield f"         {len(cohort.unlabelled)} bags have no label and are not used: {named}"
 
 
-def _broken(cohort: Cohort) -> list[str]:
-    """What is wrong with bags whose headers are right: all are read, and a picture of each is decoded."""
-    look = _look_at_features if FEATURES in cohort.bag_spec else _look_at_tiles
+def _broken(cohort: Cohort, px: int) -> list[str]:
+    """What is wrong with bags whose headers are right: all are read, and pictures of each decoded as training would."""
+    look = _look_at_features if FEATURES in cohort.bag_spec else partial(_look_at_tiles, px)
     with ThreadPoolExecutor() as pool:
         return some([found for found in pool.map(look, cohort.bags) if found is not None])
 
@@ -93,10 +100,11 @@ def _look_at_features(ref: BagRef) -> str | None:
     return _said(lambda: read_features(ref))
 
 
-def _look_at_tiles(ref: BagRef) -> str | None:
+def _look_at_tiles(px: int, ref: BagRef) -> str | None:
     def look() -> None:
-        bag = read_bag(ref)
-        bag.tile(len(bag) - 1)
+        bag = read_bag(ref, px)
+        for place in range(0, len(bag), -(-len(bag) // LOOKED_AT)):
+            bag.tile(place, px)
         try:
             bag.overview_rgb()
         except ValueError as error:
@@ -124,7 +132,7 @@ def _splits(report: Report, cohort: Cohort, recipe: Recipe) -> list[Split]:
         split = report.attempt(partial(make_split, labels, folds, fold, spec.valid_share, spec.seed))
         splits += [] if split is None else [split]
     report.lines.append("folds    slides (of patients) to train on, to stop on and to test, and what those tested are")
-    columns = ["fold", "train", "valid", "test", *labels.strata]
+    columns = ["fold", "train", "valid", "test", *(short(str(name)) for name in labels.strata)]
     table = pd.DataFrame([_sides(labels, split) for split in splits], columns=columns)
     report.lines += [f"         {line}" for line in table.to_string(index=False).splitlines() if splits]
     return splits
@@ -134,7 +142,7 @@ def _sides(labels: Labels, split: Split) -> list[object]:
     """A row of the table of folds."""
     patients, strata = labels.table["patient_id"], labels.strata.iloc[split.test].sum()
     sides = (f"{len(rows)} ({patients.iloc[rows].nunique()})" for rows in (split.train, split.valid, split.test))
-    return [split.name, *sides, *strata]
+    return [short(split.name), *sides, *strata]
 
 
 def _leaks(report: Report, cohort: Cohort, splits: Sequence[Split]) -> None:
@@ -167,12 +175,27 @@ def _model(
     report.lines.append(f"model    {describe(net, recipe)}")
     if weights is not None:
         report.lines.append(f"         {weights}")
-    _memory(report, cohort, recipe, device, processes)
-    if splits and report.healthy:
-        slides = splits[0].train
-        seconds = sum(cohort.sizes[row] for row in slides) * seconds_per_instance(net, cohort, recipe, device)
-        took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-        report.lines.append(f"time     about {took} for the steps of an epoch of {len(slides)} slides, by a small one")
+    with _explaining(report, cohort, recipe, device, processes):
+        _memory(report, cohort, recipe, device, processes)
+        if splits and report.healthy:
+            _time(report, cohort, splits[0], seconds_per_instance(net, cohort, recipe, device))
+
+
+@contextmanager
+def _explaining(report: Report, cohort: Cohort, recipe: Recipe, device: torch.device, processes: int) -> Iterator[None]:
+    """What PyTorch raises inside becomes a problem, in the words of a training."""
+    try:
+        yield
+    except (ValueError, RuntimeError, MemoryError) as error:
+        if (sentence := explained(error, cohort, recipe, device, processes)) is None:
+            raise
+        report.problems.append(sentence)
+
+
+def _time(report: Report, cohort: Cohort, split: Split, each: float) -> None:
+    seconds = sum(cohort.sizes[row] for row in split.train) * each
+    took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    report.lines.append(f"time     about {took} for the steps of an epoch of {len(split.train)} slides, by a small one")
 
 
 def _memory(report: Report, cohort: Cohort, recipe: Recipe, device: torch.device, processes: int) -> None:
@@ -195,17 +218,17 @@ def _memory(report: Report, cohort: Cohort, recipe: Recipe, device: torch.device
         report.notes.append("memory is tight: kernels take some for themselves that the estimate does not see")
 
 
-def _cache(report: Report, cohort: Cohort, bags: Path, recipe: Recipe) -> None:
+def _cache(report: Report, cohort: Cohort, recipe: Recipe) -> None:
     where = recipe.train.cache
     if where is None or FEATURES in cohort.bag_spec:
         return
     size = sum(cohort.sizes) * 3 * recipe.model.train_px**2
-    folder = (bags if bags.is_dir() else bags.parent) if where == "auto" else Path(where)
+    folder = auto_folder(cohort.bags[0]) if where == AUTO else Path(where) / OWN_FOLDER
     free = shutil.disk_usage(next(each for each in [folder, *folder.absolute().parents] if each.exists())).free
     report.lines.append(f"cache    {in_gb(size)} of tiles at {recipe.model.train_px} px, {in_gb(free)} are free")
     if size > free:
         sentence = f"a cache of {in_gb(size)} does not fit into {str(folder)!r}, where {in_gb(free)} are free"
-        if where == "auto":
+        if where == AUTO:
             report.notes.append(f"{sentence}: there will be none, and every epoch decodes all tiles")
         else:
             report.problems.append(f"{sentence}; give --cache FOLDER on another disk, or --cache null for none")
@@ -216,7 +239,7 @@ def _notes(cohort: Cohort, splits: Sequence[Split], recipe: Recipe) -> Iterator[
     for name, patients in labels.patients.items():
         if patients < FEW_PATIENTS:
             yield f"{name!r} has {patients} patients: intervals will be wide, and folds will differ by chance"
-    alone = [split.name for split in splits if labels.at(split.test).strata.any().sum() < 2]
+    alone = [short(split.name) for split in splits if labels.at(split.test).strata.any().sum() < 2]
     if alone and labels.task.kind != ANY_OF:
         yield f"tested on one class alone, and so without an AUC of their own: the folds {', '.join(alone)}"
     if FEATURES in cohort.bag_spec:

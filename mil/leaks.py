@@ -6,6 +6,7 @@ it: they hold the same bytes. What says nothing of where it comes from is no lea
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -23,6 +24,7 @@ from tiling.progress import progress
 ANY_PX = 1  # tiles of a pixel are made from the small copies where there are any, so that only those are read
 _BLOCK_PX, _FLAT, _FLAT_SHARE = 8, 3, 0.95
 _WITH_A_BAR = 200  # bags, which take a second or two
+_MOST_APART = 16
 _Pair = tuple[int, int]
 
 
@@ -161,18 +163,23 @@ def _digest(data: bytes) -> int:
 
 def _alike(digests: Sequence[np.ndarray]) -> dict[_Pair, list[int]]:
     """Pairs of bags with digests in common, and which: the first bag that has a digest with each other."""
+    every, owners = _sorted(digests)
+    bounds = np.flatnonzero(np.r_[True, every[1:] != every[:-1], True])
+    runs = np.flatnonzero(np.diff(bounds) > 1)  # of equal digests
+    pairs: dict[_Pair, list[int]] = {}
+    for start, end in zip(bounds[runs], bounds[runs + 1], strict=True):
+        first, *others = map(int, np.unique(owners[start:end]))
+        for other in others:
+            pairs.setdefault((first, other), []).append(int(every[start]))
+    return pairs
+
+
+def _sorted(digests: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """All digests, equal ones beside each other, and the places of the bags they are of, in order among equal ones."""
     owners = np.repeat(np.arange(len(digests)), [len(each) for each in digests])
     every = np.concatenate(digests)
     order = np.lexsort((owners, every))
-    every, owners = every[order], owners[order]
-    starts = np.flatnonzero(np.r_[True, every[1:] != every[:-1]]) if len(every) else np.array([], int)
-    pairs: dict[_Pair, list[int]] = {}
-    for start, end in zip(starts, [*starts[1:], len(every)], strict=True):
-        if owners[start] != owners[end - 1]:
-            first, *others = map(int, np.unique(owners[start:end]))
-            for other in others:
-                pairs.setdefault((first, other), []).append(int(every[start]))
-    return pairs
+    return every[order], owners[order]
 
 
 def _telling(alike: dict[_Pair, list[int]], picture_of: Callable[[int, int], np.ndarray]) -> dict[_Pair, int]:
@@ -191,11 +198,34 @@ def _same_vectors(digests: Sequence[np.ndarray]) -> dict[_Pair, str]:
     own = [np.unique(each, return_counts=True) for each in digests]
     twice = np.concatenate([each[counts > 1] for each, counts in own])
     single = [np.setdiff1d(each, twice) for each, _ in own]
-    return {
-        pair: f"{len(common)} vectors of features in common" if len(common) > 1 else "their only vector in common"
-        for pair, common in _alike(single).items()
-        if len(common) > 1 or len(common) == min(len(single[place]) for place in pair)
+    alike = {
+        pair: f"{count} vectors of features in common" if count > 1 else "their only vector in common"
+        for pair, count in _counts_in_common(single).items()
+        if count > 1 or count == min(len(single[place]) for place in pair)
     }
+    before: dict[int, set[int]] = {}
+    for first, second in alike:
+        before.setdefault(second, set()).add(first)
+    # Two bags that are both like an earlier one need not be named as a pair too.
+    return {pair: what for pair, what in alike.items() if before.get(pair[0], set()).isdisjoint(before[pair[1]])}
+
+
+def _counts_in_common(digests: Sequence[np.ndarray]) -> Counter[_Pair]:
+    """How many digests pairs of bags have in common, each bag having a digest once.
+
+    All pairs are counted, as two bags may share one digest with a third and another without it; of a digest that more
+    than 17 bags have, each of them with the 16 behind it.
+    """
+    every, owners = _sorted(digests)
+    found: Counter[_Pair] = Counter()
+    for apart in range(1, _MOST_APART + 1):
+        places = np.flatnonzero(every[apart:] == every[:-apart])
+        if not len(places):
+            break
+        codes, counts = np.unique(owners[places] * len(digests) + owners[places + apart], return_counts=True)
+        for code, count in zip(codes, counts, strict=True):
+            found[divmod(int(code), len(digests))] += int(count)
+    return found
 
 
 def _says_something(rgb: np.ndarray) -> bool:

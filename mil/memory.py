@@ -26,7 +26,7 @@ from mil.metadata import fit_metadata
 from mil.model import MILNet, build_model
 from mil.optim import make_optimizer, prepare
 from mil.recipe import OptimSpec, Recipe
-from mil.room import available_bytes
+from mil.room import available_bytes, is_out_of_memory
 from mil.settings import ModelSpec
 from mil.task import Task
 from tiling.features import FEATURES
@@ -38,9 +38,9 @@ _PROBE = 128
 class StepMemory(NamedTuple):
     """Bytes on the device at the peak of a training step, and of how many bags and instances.
 
-    `weights` are parameters and buffers, with the average of them where there is one; `inputs` the uint8 tiles or
-    float32 features of the batch, its augmented copy, and the batches read ahead; `step` gradients and activations
-    together.
+    `weights` are parameters and buffers, with the average of them where there is one, or on a CPU the copies that it is
+    of; `inputs` the uint8 tiles or float32 features of the batch, its augmented copy, and the batches read ahead;
+    `step` gradients and activations together.
     """
 
     weights: int
@@ -73,6 +73,8 @@ def step_memory(cohort: Cohort, recipe: Recipe, device: torch.device, processes:
     learning = sum(_bytes(weight) for weight in net.parameters() if weight.requires_grad)
     optimizer = round(learning * state_share(recipe.optim))
     averaged = weights if recipe.optim.ema is not None or recipe.optim.average_last is not None else 0
+    if recipe.optim.average_last is not None and device.type == "cpu":  # where the ends of the last epochs are kept
+        averaged = min(recipe.optim.average_last, spec.epochs) * (learning + sum(map(_bytes, net.buffers())))
     held = sum(sorted(cohort.sizes)[-bags * (1 + read_ahead(bags, spec.loader_workers)) :])
     augmented = instances if recipe.augment.augment and FEATURES not in cohort.bag_spec else 0
     inputs = (held + augmented) * shape.numel() * (4 if len(shape) == 1 else 1)
@@ -106,13 +108,6 @@ def out_of_memory_sentence(
     return _sentence(cohort, recipe, device, processes, needs, there)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out, of a GPU or of the machine."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-
-
 def in_gb(size: float) -> str:
     """Bytes for a reader: `5.2 GB`, `340 MB`."""
     return f"{size / GB:.1f} GB" if size >= GB else f"{size / MB:.0f} MB"
@@ -123,13 +118,13 @@ def settings_that_fit(
 ) -> list[tuple[str, StepMemory]]:
     """Flags, each with the largest value that is estimated to need no more than `there` bytes, and what it needs.
 
-    A flag of which no value fits is left out.
+    A flag of which no value fits, or none that can be trained with, is left out.
     """
     needs = step_memory(cohort, recipe, device, processes)
     train = recipe.train
     kinds: list[tuple[str, list[Any]]] = [
         ("instance_chunk", _halves(min(needs.instances, train.instance_chunk or needs.instances), 2)),
-        ("batch_size", _halves(train.batch_size, max(1, processes))),
+        ("batch_size", _halves(train.batch_size, processes * (2 if recipe.model.head_norm else 1))),
     ]
     if device.type == "cuda" and _is_whole(recipe):
         kinds.append(("precision", ["bf16"]))
@@ -139,11 +134,14 @@ def settings_that_fit(
 
         def fits(value: Any, name: str = name, sizes: dict[Any, StepMemory] = sizes) -> bool:
             smaller = replace(recipe, train=replace(train, **{name: value}))
-            sizes[value] = step_memory(cohort, smaller, device, processes)
+            try:
+                sizes[value] = step_memory(cohort, smaller, device, processes)
+            except ValueError:  # too few for a batch norm, and so is every smaller value
+                return True
             return sizes[value].total <= there
 
         place = bisect_left(values, True, key=fits)  # the first that fits: less needs less
-        if place < len(values):
+        if place < len(values) and values[place] in sizes:
             found.append((f"--{name.replace('_', '-')} {values[place]}", sizes[values[place]]))
     return found
 

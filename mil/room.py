@@ -1,10 +1,21 @@
-"""How much memory there is for this process: of the GPU, of the machine, of the job."""
+"""How much memory there is for this process, of the GPU, the machine and the job, and whether an error says none."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+_NONE_LEFT = (
+    "can't allocate memory", "std::bad_alloc", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has run out, of a GPU or of the machine."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NONE_LEFT)
+    )
 
 
 def available_bytes(device: torch.device) -> int:

@@ -7,9 +7,13 @@ import torch
 from mil.augment import ON_PIXELS
 from mil.cohort import Cohort
 from mil.errors import ModelError
+from mil.jpeg import check_decoder
+from mil.losses import TaskLoss
+from mil.memory import out_of_memory_sentence
 from mil.metadata import fit_metadata
 from mil.model import MILNet, bare, build_model, refuse_changed, start_from_weights
 from mil.optim import make_optimizer, prepare
+from mil.processes import cause
 from mil.recipe import Recipe
 from mil.weights import WeightsReport
 from tiling.features import FEATURES
@@ -22,20 +26,36 @@ def try_model(
 ) -> tuple[MILNet, WeightsReport | None]:
     """The network of a training by `world` processes with the weights it starts from, and what is to say of those.
 
-    Its optimiser is made too, so that all that does not fit is refused: raises ModelError or SettingsError.
+    Its loss and its optimiser are made too, so that all that does not fit is refused: raises ModelError or
+    SettingsError.
     """
+    TaskLoss(cohort.labels.task, recipe.loss, cohort.labels)
     metadata = fit_metadata(cohort.labels.table, recipe.table.categorical, recipe.table.numeric)
     net = build_model(recipe.model, cohort.labels.task, cohort.bag_spec, metadata)
     weights = start_from_weights(net, recipe.model)
     if FEATURES in cohort.bag_spec:
         refuse_changed(recipe.augment, ON_PIXELS)
         refuse_changed(recipe.train, ("cache", "decode"))
+    elif recipe.train.decode == "gpu":
+        check_decoder(cohort.bag_spec, device)
     prepare(net, recipe.train, device, world)
     make_optimizer(net, recipe.optim)
     for bags, why in ((1, "each process takes a bag of a batch"), (2, "--head-norm takes means over bags")):
         if recipe.train.batch_size < bags * world and (bags == 1 or recipe.model.head_norm):
             raise ModelError(f"{why}: give a --batch-size of {bags * world} or more")
     return net, weights
+
+
+def explained(error: Exception, cohort: Cohort, recipe: Recipe, device: torch.device, processes: int = 1) -> str | None:
+    """What a user can do about an error of PyTorch in a step, None for any other."""
+    if "more than 1 value per channel" in str(error):
+        return (
+            f"batch norm has nothing to take a mean of ({error}); raise --batch-size, or --instance-chunk if you gave "
+            "one, or --train-px, or tile with more --instances"
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"the backbone cannot be compiled here ({cause(error)}); train without --compile"
+    return out_of_memory_sentence(error, cohort, recipe, device, processes)
 
 
 def describe(net: MILNet, recipe: Recipe) -> str:

@@ -467,6 +467,18 @@ class TestRefused:
         ):
             Backbone("vgg11", 8)
 
+    @pytest.mark.parametrize("pretrained", [False, True])
+    def test_too_little_memory(self, monkeypatch: pytest.MonkeyPatch, pretrained: bool) -> None:
+        """Which is no matter of a size that the model takes."""
+
+        def full(*_: object, **__: object) -> None:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+        monkeypatch.setattr("mil.backbone.timm.create_model" if pretrained else "mil.backbone.as_maps", full)
+        sentence = r"^out of memory: .* 'resnet18' on a single picture of 32 px \(.*allocate memory\); take a smaller"
+        with pytest.raises(ModelError, match=sentence):
+            Backbone("resnet18", 32, pretrained=pretrained)
+
     def test_a_model_of_one_size(self) -> None:
         sentence = r"'levit_128s' does not take pictures of 100 px \(.*\); choose another --train-px, such as 224$"
         with pytest.raises(ModelError, match=sentence):

@@ -5,13 +5,14 @@ import shutil
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mil.doctor import examine
 from mil.recipe import Recipe, TrainSpec
-from mil.report import Report, some
+from mil.report import Report, short, some
 from mil.settings import ModelSpec, TableSpec
 from tests.conftest import CohortFiles
 from tiling.bag import read_bag, write_bag
@@ -93,26 +94,83 @@ def test_leaks_and_slides_that_count_twice(cohort: CohortFiles, folder: Path, tm
     ]
 
 
-def test_damaged_tile(cohort: CohortFiles, folder: Path) -> None:
+@pytest.mark.parametrize("place", [0, 2, 5])
+def test_damaged_tile(cohort: CohortFiles, folder: Path, place: int) -> None:
     """Of which a header says nothing."""
     bag = read_bag(folder / "s05.h5")
     assert bag.tiles is not None
-    write_bag(folder / "s05.h5", replace(bag, tiles=(*bag.tiles[:-1], b"no picture")))
+    write_bag(folder / "s05.h5", replace(bag, tiles=(*bag.tiles[:place], b"no picture", *bag.tiles[place + 1 :])))
     bag = read_bag(folder / "s06.h5")
     write_bag(folder / "s06.h5", replace(bag, overview=b"no picture"))
     report = examine(folder, cohort.labels, RECIPE)
     assert [problem.partition(" cannot be decoded")[0] for problem in report.problems] == [
-        "tile 5 of bag 's05'", f"the overview of '{folder / 's06.h5'}'",
+        f"tile {place} of bag 's05'", f"the overview of '{folder / 's06.h5'}'",
     ]  # fmt: skip
 
 
-def test_too_little_memory(cohort: CohortFiles, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mil.doctor.available_bytes", lambda device: 5_000_000)
+def test_tiles_of_large_bags_are_decoded_here_and_there(
+    cohort: CohortFiles, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mil.doctor.LOOKED_AT", 4)
+    bag = read_bag(folder / "s05.h5")
+    assert bag.tiles is not None
+    write_bag(folder / "s05.h5", replace(bag, tiles=(*bag.tiles[:2], *[b"no picture"] * 4)))
+    report = examine(folder, cohort.labels, RECIPE)
+    assert "         of larger ones up to 4 tiles are decoded here, spread over all" in report.lines
+    assert [problem.partition(" cannot be decoded")[0] for problem in report.problems] == ["tile 2 of bag 's05'"]
+
+
+def test_what_training_refuses_of_settings(cohort: CohortFiles, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise ImportError("No module named 'wandb'")
+
+    monkeypatch.setattr("mil.tracking.TRACKERS", {"wandb": SimpleNamespace(check=absent)})
+    report = examine(folder, cohort.labels, train(tracker="wandb", decode="gpu"))
+    decoder, tracker = report.problems
+    assert decoder == "--decode gpu needs a GPU to train on; leave it at auto"
+    assert tracker.startswith("--tracker wandb needs a package that is not installed")
+
+
+def test_too_little_for_a_batch_norm(cohort: CohortFiles, folder: Path) -> None:
+    """In the words of the training."""
+    (problem,) = examine(folder, cohort.labels, train(instance_chunk=1)).problems
+    assert problem.startswith("batch norm has nothing to take a mean of (Expected more than 1 value per channel")
+    assert "; raise --batch-size, or --instance-chunk if you gave one, or --train-px" in problem
+
+
+def test_a_step_that_runs_out_of_memory(cohort: CohortFiles, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though there was enough by estimate."""
+
+    def step(*_: object) -> float:
+        raise MemoryError
+
+    monkeypatch.setattr("mil.doctor.seconds_per_instance", step)
     (problem,) = examine(folder, cohort.labels, RECIPE).problems
-    assert problem.startswith("a step of 4 bags with 24 instances needs about ")
-    assert (
-        "of memory, and 2 MB are free on this machine; give --instance-chunk" in problem or "take a smaller" in problem
-    )
+    assert problem.startswith("out of memory: a step of 4 bags with 24 tiles of 32 px needs about ")
+
+
+def test_an_error_that_nobody_foresaw(cohort: CohortFiles, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: object) -> float:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("mil.doctor.seconds_per_instance", step)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        examine(folder, cohort.labels, RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("there", "remedy"),
+    [
+        (9_000_000, r"9 MB are free on this machine; give --instance-chunk \d+ \(about \d+ MB\), or --batch-size "),
+        (2_000_000, "2 MB are free on this machine; take a smaller --train-px or --backbone$"),
+    ],
+)
+def test_too_little_memory(
+    cohort: CohortFiles, folder: Path, monkeypatch: pytest.MonkeyPatch, there: int, remedy: str
+) -> None:
+    monkeypatch.setattr("mil.doctor.available_bytes", lambda device: there)
+    (problem,) = examine(folder, cohort.labels, RECIPE).problems
+    assert re.match(rf"a step of 4 bags with 24 instances needs about \d+ MB of memory, and {remedy}", problem), problem
 
 
 def test_too_little_disk(cohort: CohortFiles, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -121,9 +179,12 @@ def test_too_little_disk(cohort: CohortFiles, folder: Path, monkeypatch: pytest.
     monkeypatch.setattr("mil.doctor.shutil.disk_usage", lambda path: usage(9, 8, 1000))
     report = examine(folder, cohort.labels, RECIPE)
     assert report.healthy
-    assert any(note.endswith("there will be none, and every epoch decodes all tiles") for note in report.notes)
+    named = f"a cache of 0 MB does not fit into '{folder}/cache', where 0 MB are free: there will be none, and every"
+    assert any(note.startswith(named) for note in report.notes)
     (problem,) = examine(folder, cohort.labels, train(cache=str(tmp_path / "new" / "cache"))).problems
-    assert re.match(r"a cache of 0 MB does not fit into '.*new/cache', where 0 MB are free; give --cache", problem)
+    assert re.match(
+        r"a cache of 0 MB does not fit into '.*new/cache/gigabag-tiles', where 0 MB are free; give", problem
+    )
     assert not [line for line in examine(folder, cohort.labels, train(cache=None)).lines if line.startswith("cache")]
 
 
@@ -137,6 +198,14 @@ def test_worth_knowing(cohort: CohortFiles, folder: Path, tmp_path: Path) -> Non
     assert "tested on one class alone, and so without an AUC of their own: the folds C" in notes
     assert "tiles of 32 px are enlarged to 64, which shows nothing more; lower --train-px" in notes
     assert "test_resnet starts from random weights; --pretrained or --weights learn sooner" in notes
+
+
+def test_names_that_would_spoil_a_table(cohort: CohortFiles, folder: Path, tmp_path: Path) -> None:
+    labels, long = tmp_path / "labels.csv", f"tumour of {'many ' * 20}words"
+    labels.write_text(cohort.labels.read_text().replace("tumour", long).replace("normal", '"nor\nmal"'))
+    text = str(examine(folder, labels, RECIPE))
+    assert "         nor\\nmal: 6 slides of 6 patients\n         tumour of ma… many words: 6 slides" in text
+    assert "fold train valid  test  nor\\nmal  tumour of ma… many words\n" in text
 
 
 def test_features(cohort: CohortFiles, tmp_path: Path) -> None:
@@ -184,3 +253,9 @@ def test_report() -> None:
 def test_some_of_many() -> None:
     assert some(["a", "b"]) == ["a", "b"]
     assert some([*"abcdefghijkl"]) == [*"abcdefghij", "… and 2 more"]
+
+
+def test_short_names() -> None:
+    assert short("A" * 24) == "A" * 24
+    assert short("A" * 12 + "B" * 13) == "A" * 12 + "…" + "B" * 11
+    assert short("a\nb\t\x1b[0m é") == "a\\nb\\t\\x1b[0m é"

@@ -174,3 +174,22 @@ class TestFeatures:
         found = self.write(tmp_path, **bags, d=np.concatenate([blank, blank, self.RANDOM.normal(size=(1, 4))]))
         assert find_shared(found) == []
         assert len(find_shared(found[:3])) == 2
+
+    def test_pairs_beside_a_bag_that_has_a_part_of_what_they_share(self, tmp_path: Path) -> None:
+        both, other = self.RANDOM.normal(size=(2, 4)), self.RANDOM.normal(size=(6, 4))
+        parts = {"a": [both[:1], other[:2]], "b": [both, other[2:4]], "c": [both, other[4:]]}
+        found = self.write(tmp_path, **{name: np.concatenate(rows) for name, rows in parts.items()})
+        assert find_shared(found) == [Shared(1, 2, "2 vectors of features in common")]
+
+    def test_many_copies_hang_together(self, tmp_path: Path) -> None:
+        """More than pairs are counted of: every copy is named, the first of them with as many as can be."""
+        same = self.RANDOM.normal(size=(2, 4))
+        found = find_shared(self.write(tmp_path, **{f"s{place:02d}": same for place in range(20)}))
+        assert [pair[:2] for pair in found] == [(0, k) for k in range(1, 17)] + [(1, 17), (2, 18), (3, 19)]
+
+    def test_nothing_that_counts(self, tmp_path: Path) -> None:
+        """Each vector twice, and constant ones alone."""
+        twice = np.repeat(self.RANDOM.normal(size=(2, 4)), 2, axis=0)
+        found = self.write(tmp_path, a=twice, b=twice, c=np.zeros((3, 4)), d=np.ones((1, 4)))
+        assert find_shared(found) == []
+        assert find_shared(found[2:]) == []

@@ -14,7 +14,6 @@ from mil.memory import (
     _halves,
     _network,
     _Peak,
-    is_out_of_memory,
     out_of_memory_sentence,
     settings_that_fit,
     state_share,
@@ -88,6 +87,18 @@ class TestStep:
         plain, averaged = (step_memory(cohort(2), replace(SMALL, optim=OptimSpec(ema=ema)), CPU) for ema in (None, 0.9))
         assert averaged.weights == 2 * plain.weights
 
+    def test_ends_of_epochs_that_are_averaged_are_kept_on_a_cpu(self) -> None:
+        """Of what learns, and of no more epochs than there are; a GPU has their average alone."""
+        found = {}
+        for last, freeze in ((None, None), (3, None), (3, "all"), (9, None)):
+            train = replace(SMALL.train, epochs=5, freeze=freeze)
+            recipe = replace(SMALL, train=train, optim=OptimSpec(average_last=last))
+            found[last, freeze] = step_memory(cohort(2), recipe, CPU).weights
+        plain = found[None, None]
+        assert found[3, None] == 4 * plain
+        assert found[9, None] == 6 * plain
+        assert plain < found[3, "all"] < 1.5 * plain
+
     def test_gradients_that_add_up_are_there_from_the_start(self) -> None:
         plain, added = (
             step_memory(cohort(2), replace(SMALL, optim=OptimSpec(accumulate=count)), CPU) for count in (1, 4)
@@ -130,18 +141,6 @@ def test_halves() -> None:
 
 
 class TestOutOfMemory:
-    @pytest.mark.parametrize(
-        ("error", "expected"),
-        [
-            (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
-            (MemoryError(), True),
-            (RuntimeError("shapes differ"), False),
-            (ValueError("can't allocate memory"), False),
-        ],
-    )
-    def test_which_errors_are_meant(self, error: BaseException, expected: bool) -> None:
-        assert is_out_of_memory(error) is expected
-
     def test_sentence(self, monkeypatch: pytest.MonkeyPatch) -> None:
         bags = cohort(4000, 4000, features=64)
         monkeypatch.setattr(
@@ -166,6 +165,17 @@ class TestOutOfMemory:
         assert size.total <= there
         larger = replace(WIDE, train=replace(WIDE.train, instance_chunk=2 * chunk))
         assert step_memory(bags, larger, CPU).total > there
+
+    def test_what_cannot_be_trained_with_is_not_named(self) -> None:
+        """A chunk or batch too small for a batch norm, of the backbone or of the head."""
+        normed = replace(SMALL, model=replace(SMALL.model, head_hidden=8, head_norm=True))
+        train = replace(SMALL.train, batch_size=4)
+        small = step_memory(cohort(1), replace(SMALL, train=replace(train, batch_size=1, freeze="all")), CPU).total
+        assert settings_that_fit(cohort(2, 2, 2, 2), replace(normed, train=train), CPU, small) == []
+        one_each = cohort(1, 1, 1, 1)  # of which a batch of one is a single tile
+        assert settings_that_fit(one_each, replace(SMALL, train=train), CPU, small) == []
+        flags = [flag for flag, _ in settings_that_fit(one_each, replace(normed, train=train), CPU, 10**9)]
+        assert flags == ["--instance-chunk 2", "--batch-size 2"]
 
     def test_nothing_that_fits(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("mil.memory.available_bytes", lambda device: 1000)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
-from mil.room import _left_in_groups, available_bytes
+from mil.room import _left_in_groups, available_bytes, is_out_of_memory
 
 CPU = torch.device("cpu")
 
@@ -35,3 +36,23 @@ def test_group_of_version_1(tmp_path: Path) -> None:
     (group / "memory.usage_in_bytes").write_text("3000\n")
     (group / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 500\n")
     assert list(_left_in_groups(tmp_path, "5:cpu:/\n4:memory,x:/slurm/job_1\n0::/\n")) == [2500]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (MemoryError(), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            True,
+        ),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_errors_that_say_memory_is_gone(error: BaseException, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected

@@ -9,10 +9,10 @@ import torch
 from mil.cohort import Cohort
 from mil.errors import MilError
 from mil.labels import Labels
-from mil.recipe import OptimSpec, Recipe, TrainSpec
+from mil.recipe import LossSpec, OptimSpec, Recipe, TrainSpec
 from mil.settings import ModelSpec
 from mil.task import Task
-from mil.trial import describe, seconds_per_instance, try_model
+from mil.trial import describe, explained, seconds_per_instance, try_model
 
 CPU = torch.device("cpu")
 COHORT = Cohort(Labels(pd.DataFrame(), Task(("0", "1"))), [], [4, 6], {"instances": 6}, pd.DataFrame(), [])
@@ -36,6 +36,8 @@ def test_as_it_would_start() -> None:
     ("recipe", "world", "sentence"),
     [
         (replace(RECIPE, optim=OptimSpec(optimizer="adamv")), 1, "timm has no optimiser 'adamv'; did you mean"),
+        (replace(RECIPE, loss=LossSpec(loss="focal", focal_alpha=(1, 2, 3))), 1, "--focal-alpha has 3 weights and"),
+        (replace(RECIPE, train=TrainSpec(decode="gpu")), 1, "--decode gpu needs a GPU to train on"),
         (replace(RECIPE, train=TrainSpec(precision="fp16")), 1, "--precision fp16 is for GPUs"),
         (
             replace(RECIPE, train=TrainSpec(batch_size=3)),
@@ -52,3 +54,17 @@ def test_as_it_would_start() -> None:
 def test_what_training_refuses(recipe: Recipe, world: int, sentence: str) -> None:
     with pytest.raises(MilError, match=sentence):
         try_model(COHORT, recipe, CPU, world)
+
+
+def test_errors_of_a_step() -> None:
+    norm = explained(ValueError("Expected more than 1 value per channel when training"), COHORT, RECIPE, CPU)
+    assert norm is not None
+    assert norm.startswith("batch norm has nothing to take a mean of (Expected more than 1 value per channel when")
+    memory = explained(MemoryError(), COHORT, RECIPE, CPU)
+    assert memory is not None
+    assert memory.startswith("out of memory: a step of 2 bags with 10 tiles of 32 px needs about ")
+    unsupported = type("Unsupported", (RuntimeError,), {"__module__": "torch._dynamo.exc"})("no graph\nof it")
+    assert explained(unsupported, COHORT, RECIPE, CPU) == (
+        "the backbone cannot be compiled here (no graph of it); train without --compile"
+    )
+    assert explained(RuntimeError("shapes differ"), COHORT, RECIPE, CPU) is None

@@ -13,12 +13,12 @@ from mil.data import Reader
 from mil.errors import MilError, ModelError, Stopped
 from mil.folds import Split
 from mil.log import EpochLog
-from mil.memory import out_of_memory_sentence
-from mil.processes import Processes, cause
+from mil.processes import Processes
 from mil.recipe import Recipe
 from mil.snapshot import load_state, save_state
 from mil.stop import Stop
 from mil.training import FoldResult, FoldTraining
+from mil.trial import explained
 from tiling.progress import progress
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -41,7 +41,10 @@ def train_fold(
         _train(fold, folder / CHECKPOINT if folder else None, stop or Stop(), watch)
         return fold.result()
     except (ValueError, RuntimeError, MemoryError) as error:
-        if isinstance(error, MilError) or (sentence := _explained(error, cohort, recipe, processes)) is None:
+        if (
+            isinstance(error, MilError)
+            or (sentence := explained(error, cohort, recipe, processes.device, processes.world)) is None
+        ):
             raise
         raise ModelError(sentence) from error
 
@@ -85,15 +88,3 @@ def _train(
         except Stopped:
             save()
             raise
-
-
-def _explained(error: Exception, cohort: Cohort, recipe: Recipe, processes: Processes) -> str | None:
-    """What a user can do about an error of PyTorch, None for any other."""
-    if "more than 1 value per channel" in str(error):
-        return (
-            f"batch norm has nothing to take a mean of ({error}); raise --batch-size, or --instance-chunk if you gave "
-            "one, or --train-px, or tile with more --instances"
-        )
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return f"the backbone cannot be compiled here ({cause(error)}); train without --compile"
-    return out_of_memory_sentence(error, cohort, recipe, processes.device, processes.world)

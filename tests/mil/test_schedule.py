@@ -206,5 +206,5 @@ def test_plateau_must_come_before_the_fold_stops() -> None:
     with pytest.raises(SettingsError, match="waits --decay-epochs 5 .* stops after --patience 5 of them"):
         Recipe(optim=plateau)
     with pytest.raises(SettingsError, match="--schedule plateau needs a validation figure"):
-        Recipe(optim=plateau, train=TrainSpec(patience=6, valid_share=0))
+        Recipe(optim=plateau, train=TrainSpec(valid_share=0))
     assert Recipe(optim=plateau, train=TrainSpec(patience=6)).optim == plateau

@@ -109,8 +109,8 @@ def test_worker_killed_while_it_sends_blocks_nobody() -> None:
 def test_slow_consumer_costs_no_slide_its_result() -> None:
     """A result that waits to be fetched is no slide that hangs."""
     results = []
-    for slide, result in run_slides(die_while_sending, refs("a", "b", "c"), 2, time_limit_s=2):
-        time.sleep(3)
+    for slide, result in run_slides(die_while_sending, refs("a", "b", "c"), 2, time_limit_s=8):
+        time.sleep(9)
         results.append((slide.slide_id, len(result) if isinstance(result, bytes) else result))
     assert sorted(results) == [("a", 5_000_000), ("b", 5_000_000), ("c", 5_000_000)]
 

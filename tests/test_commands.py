@@ -17,6 +17,7 @@ from jsonargparse import Namespace
 import infer
 import train
 from tests.conftest import TILING_FLAGS, TRAIN_FLAGS, CohortFiles, Trained, paint
+from tests.mil.pairs import environment
 from tiling import __main__ as tile
 from tiling import cli, merge, status
 from tiling.features import write_features
@@ -637,6 +638,20 @@ class TestTrainWithoutTraining:
         assert "fewer than the 9 folds" in said
         assert "timm has no model 'nonsense'" in said
         assert sorted(trained.bags.iterdir()) == before
+
+    def test_doctor_of_several_processes_speaks_once(
+        self, trained: Trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given = ["--doctor", "--bags", str(trained.bags), "--labels", str(trained.labels), *TRAIN_FLAGS]
+        said = []
+        for rank in (0, 1):
+            for name, value in environment(rank, 2, 29500).items():
+                if name not in ("PYTHONPATH", "OMP_NUM_THREADS"):
+                    monkeypatch.setenv(name, value)
+            assert train.main([*given, "--batch-size", "1"]) == (2 if rank == 0 else 0)
+            said.append(capsys.readouterr().out)
+        assert "each process takes a bag of a batch: give a --batch-size of 2 or more" in said[0]
+        assert said[1] == ""
 
     def test_collect(self, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shutil.copytree(trained.run, tmp_path / "run")

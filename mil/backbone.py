@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mil.alexnet import CONFIG, AlexNet
 from mil.depth import maps_behind_pools, parameter_depths, parameter_stages, stage_ends
-from mil.errors import ModelError
+from mil.errors import ModelError, cause
 from mil.layout import as_maps, is_channels_last
 from mil.luminosity import standard_luminosity
 from mil.room import is_out_of_memory
@@ -219,9 +219,8 @@ def _create(name: str, px: int, planes: slice, pretrained: bool) -> Any:
     except Exception as error:
         if pretrained and not is_out_of_memory(error):
             _create(name, px, planes, pretrained=False)  # a picture size that does not fit is no fault of the hub
-            cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ModelError(
-                f"cannot get the pretrained weights of {name!r} ({cause}); "
+                f"cannot get the pretrained weights of {name!r} ({type(error).__name__}: {cause(error)}); "
                 "check that the model hub can be reached, or train without --pretrained"
             ) from error
         raise _refusal(name, px, planes, error) from error
@@ -241,16 +240,15 @@ def _sized(name: str, px: int, planes: slice, pretrained: bool) -> Any:
 
 
 def _refusal(name: str, px: int, planes: slice, error: Exception) -> ModelError:
-    cause = " ".join(str(error).split())[:200] or type(error).__name__
     if is_out_of_memory(error):
         return ModelError(
-            f"out of memory: there is too little for the backbone {name!r} on a single picture of {px} px ({cause}); "
-            "take a smaller --backbone or --train-px, or allow more memory"
+            f"out of memory: there is too little for the backbone {name!r} on a single picture of {px} px "
+            f"({cause(error)}); take a smaller --backbone or --train-px, or allow more memory"
         )
     usual = timm.get_pretrained_cfg(name)
     size = f", such as {usual.input_size[-1]}" if usual and usual.input_size[-1] != px else ""
     what, remedy = ("", "") if planes == COLOURS["rgb"] else (" in one colour", ", or --channels rgb")
     return ModelError(
-        f"the backbone {name!r} does not take pictures of {px} px{what} ({cause}); "
+        f"the backbone {name!r} does not take pictures of {px} px{what} ({cause(error)}); "
         f"choose another --train-px{size}{remedy}"
     )

@@ -2,9 +2,9 @@
 
 A bag has a file of its own, whose name says of what it was made. So several jobs may make a cache together, each bag
 appears whole or not at all (a killed job loses one), and a bag that changed is made again alone; what it was stays
-while another job may be reading it. Files are read, not
-mapped into memory: no slower (benchmarks/loader.py), ten thousand of them hold neither descriptors nor mappings open,
-a short file is an error and not the end of the process, and no job is taken for one that needs all that memory.
+while another job may be reading it. Files are read, not mapped into memory: no slower (benchmarks/loader.py), ten
+thousand of them hold neither descriptors nor mappings open, a short file is an error and not the end of the process,
+and no job is taken for one that needs all that memory.
 """
 
 import hashlib

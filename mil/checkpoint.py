@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from mil.errors import RunError
+from mil.errors import RunError, cause
 from mil.metadata import MetadataCoder
 from mil.model import MILNet, build_model
 from mil.settings import ModelSpec
@@ -84,6 +84,7 @@ def load_model(folder: Path) -> tuple[MILNet, ModelCard]:
     try:
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:200]
-        raise RunError(f"{str(path)!r} does not hold the weights of this model ({cause}); train again") from error
+        raise RunError(
+            f"{str(path)!r} does not hold the weights of this model ({cause(error)}); train again"
+        ) from error
     return model.eval(), card

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mil.checkpoint import read_card
-from mil.errors import RunError
+from mil.errors import RunError, cause
 from mil.evaluation import Evaluation, evaluate
 from mil.labels import Labels, natural, target_column
 from mil.log import EpochLog, read_log
@@ -38,8 +38,9 @@ def collect(out: Path) -> Evaluation:
         probabilities = rows[[f"prob_{name}" for name in task.classes]].astype(np.float64).to_numpy()
         labels = _labels(slides, task)
     except (KeyError, ValueError) as error:
-        cause = " ".join(str(error).split())[:200]
-        raise RunError(f"the folds of the run {str(out)!r} do not fit its {FOLDS} ({cause}); train again") from error
+        raise RunError(
+            f"the folds of the run {str(out)!r} do not fit its {FOLDS} ({cause(error)}); train again"
+        ) from error
     logs = [read_log(folder / LOG) for folder in folders]
     fold_of = slides["fold"].map(names.index).to_numpy()
     evaluation = evaluate(labels, probabilities, fold_of, names)

@@ -1,5 +1,12 @@
 """What can go wrong between bags and scores, as exceptions whose text is one helpful sentence."""
 
+import re
+
+
+def cause(error: BaseException) -> str:
+    """The text of an error of a library, on one line, at most 200 characters, without the place in its source."""
+    return re.sub(r"^\[\S+\] ", "", " ".join(str(error).split()))[:200] or type(error).__name__
+
 
 class MilError(Exception):
     """Base of all errors a user of this package can cause."""

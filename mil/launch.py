@@ -14,10 +14,10 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed as dist
 
-from mil.errors import LaunchError, SettingsError
+from mil.errors import LaunchError, SettingsError, cause
 from mil.launcher import Launch, read_launch
 from mil.predict import pick_device
-from mil.processes import TIMEOUT_MIN, Processes, cause
+from mil.processes import TIMEOUT_MIN, Processes
 
 
 def start(device: str, timeout_min: float = TIMEOUT_MIN) -> Processes:

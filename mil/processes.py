@@ -5,7 +5,6 @@ over all processes: so N of them learn what one would from the same bags.
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from mil.errors import LaunchError
+from mil.errors import LaunchError, cause
 from mil.launcher import Launch
 
 T = TypeVar("T")
@@ -211,8 +210,3 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         size += tensor.nbytes
     if bucket:
         yield bucket
-
-
-def cause(error: Exception) -> str:
-    """The text of an error of a library, on one line, at most 200 characters, without the place in its source."""
-    return re.sub(r"^\[\S+\] ", "", " ".join(str(error).split()))[:200]

@@ -128,7 +128,6 @@ def train_into(
         folder.mkdir(exist_ok=True)
         sweep(folder)
     processes.barrier()
-
     name, config = plan.recipe.train.tracker, plan.recipe.flat()
     with ExitStack() as stack:
         trackers: list[Tracking] = []

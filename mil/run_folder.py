@@ -1,9 +1,9 @@
 """The folder of a run: who may begin it or go on with it, and what is written before anything is trained.
 
-config.yaml  bags.json  folds.csv  skipped.csv           written before anything is trained
-fold_0/      checkpoint.safetensors, log.csv             while it trains
-model.safetensors, model.json, oof.csv      when it is done, oof.csv last
-oof.csv  log.csv  metrics.json  *.png                    put together when all folds are done, metrics.json last
+- config.yaml, bags.json, folds.csv, skipped.csv: written before anything is trained
+- fold_0/checkpoint.safetensors, log.csv: while that fold trains
+- fold_0/model.safetensors, model.json, oof.csv: when it is done, oof.csv last
+- oof.csv, log.csv, metrics.json, *.png: put together when all folds are done, metrics.json last
 """
 
 import json

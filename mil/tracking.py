@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec
 
-from mil.errors import SettingsError
+from mil.errors import SettingsError, cause
 from mil.log import EpochLog
 from mil.trackers import TRACKERS, TrackedFold, Tracker
 
@@ -53,8 +53,9 @@ class Tracking:
         try:
             act(*values, **named)
         except Exception as error:  # noqa: BLE001  # whatever it is, a training is worth more
-            cause = " ".join(str(error).split())[:200] or type(error).__name__
-            sys.stderr.write(f"the tracker {self._name} failed ({cause}); training goes on without it, see log.csv\n")
+            sys.stderr.write(
+                f"the tracker {self._name} failed ({cause(error)}); training goes on without it, see log.csv\n"
+            )
             self._tracker = None
 
 

@@ -21,7 +21,7 @@ from mil.chance import seed_of
 from mil.cohort import Cohort
 from mil.data import BagDataset, Batch, Reader
 from mil.encoded import encode_once
-from mil.errors import ModelError, RunError, Stopped
+from mil.errors import ModelError, RunError, Stopped, cause
 from mil.feed import feed
 from mil.folds import Split
 from mil.log import EpochLog, kept
@@ -32,7 +32,7 @@ from mil.model import MILNet, build_model, standardize, start_from_weights
 from mil.optim import make_optimizer, prepare
 from mil.order import Batches
 from mil.predict import predict_batches
-from mil.processes import Processes, cause
+from mil.processes import Processes
 from mil.readers import KEPT_BYTES
 from mil.recipe import Recipe
 from mil.schedule import Schedule

@@ -6,14 +6,13 @@ import torch
 
 from mil.augment import ON_PIXELS
 from mil.cohort import Cohort
-from mil.errors import ModelError
+from mil.errors import ModelError, cause
 from mil.jpeg import check_decoder
 from mil.losses import TaskLoss
 from mil.memory import out_of_memory_sentence
 from mil.metadata import fit_metadata
 from mil.model import MILNet, bare, build_model, refuse_changed, start_from_weights
 from mil.optim import make_optimizer, prepare
-from mil.processes import cause
 from mil.recipe import Recipe
 from mil.weights import WeightsReport
 from tiling.features import FEATURES

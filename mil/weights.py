@@ -16,7 +16,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor
 
 from mil.backbone import Backbone
-from mil.errors import ModelError
+from mil.errors import ModelError, cause
 
 AVERAGED = ("model_ema", "state_dict_ema", "ema", "teacher")  # to be preferred where a file holds two of a kind
 SHOWN = 5
@@ -102,9 +102,8 @@ def _read(path: Path) -> Any:
             ) from error
         raise ModelError(f"{str(path)!r} is no file of weights that can be read safely") from error
     except Exception as error:  # a file may hold anything, and the reader meets it with anything
-        cause = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
-            f"{str(path)!r} can't be read as weights ({cause}); give .safetensors or a state dict"
+            f"{str(path)!r} can't be read as weights ({cause(error)}); give .safetensors or a state dict"
         ) from error
 
 

@@ -19,7 +19,7 @@ types: .venv/developer
 	$(BIN)/mypy
 
 unit: .venv/developer
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 # Starts a real Slurm on this machine and ends it; needs root and Slurm's programs, and says so.
 test-slurm: .venv/developer

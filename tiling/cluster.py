@@ -3,6 +3,7 @@
 The only module that imports dask, and only when it is asked to.
 """
 
+import asyncio
 import os
 import shutil
 import signal
@@ -74,6 +75,8 @@ def _connected(where: str, jobs: int) -> Iterator[Any]:
         stack.enter_context(dask.config.set(SETTINGS))
         address = stack.enter_context(_jobs_of(where, jobs)) if where in QUEUES else where
         try:
+            if where not in QUEUES:
+                asyncio.run(_knock(where))
             client = stack.enter_context(Client(address, timeout=_CONNECT_S))
         except (OSError, ValueError) as error:
             raise InputError(
@@ -84,6 +87,19 @@ def _connected(where: str, jobs: int) -> Iterator[Any]:
         stack.callback(over.set)
         threading.Thread(target=_say_where_no_worker_is, args=(client, over), daemon=True).start()
         yield client
+
+
+async def _knock(address: str) -> None:
+    """Connect and leave again; raises OSError or ValueError as Client does, and nothing is left.
+
+    A Client that met nobody closes when it is collected as garbage. Where that happens while the next one starts, both
+    want one lock of distributed, and the process hangs.
+    """
+    from distributed import Security
+    from distributed.comm import connect
+
+    comm = await connect(address, timeout=_CONNECT_S, **Security().get_connection_args("client"))
+    await comm.close()
 
 
 def _say_where_no_worker_is(client: Any, over: threading.Event) -> None:

@@ -1,6 +1,7 @@
 """Dask over worker processes on this machine: the same results, and a slide that ends its worker costs only itself."""
 
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,9 +63,12 @@ def test_command_gives_the_bytes_of_a_local_run(
 
 
 def test_no_scheduler() -> None:
+    """Nor is anything left of the attempt: a client that waits to be collected may block the next one for ever."""
+    before = threading.active_count()
     for address in ("tcp://127.0.0.1:9", "localhost", "nowhere"):
         with pytest.raises(InputError, match=f"no Dask scheduler answers at '{address}' within 5 s; give its address"):
             list(run_on_dask(act, refs("a"), address, 1))
+    assert threading.active_count() <= before
 
 
 def test_no_queueing_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

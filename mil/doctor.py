@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mil.cache import AUTO, OWN_FOLDER, auto_folder
+from mil.cache import AUTO, AUTO_MOST_PX, AUTO_SHARE, OWN_FOLDER, auto_folder
 from mil.cohort import Cohort, match
 from mil.folds import Split, make_folds, make_split
 from mil.labels import Labels, read_labels
@@ -23,7 +23,7 @@ from mil.leaks import Shared, crossing, find_shared, in_words
 from mil.memory import in_gb, settings_that_fit, step_memory
 from mil.predict import pick_device
 from mil.recipe import Recipe
-from mil.report import Report, short, some
+from mil.report import Report, some
 from mil.room import available_bytes
 from mil.settings import DEFAULT_BACKBONE
 from mil.task import ANY_OF
@@ -32,6 +32,7 @@ from mil.trial import describe, explained, seconds_per_instance, try_model
 from tiling.bag import BagRef, read_bag
 from tiling.errors import TilingError
 from tiling.features import FEATURES, read_features
+from tiling.progress import short
 
 FEW_PATIENTS = 10  # of a class: an interval over them is hardly shorter than all there is
 LOOKED_AT = 32  # tiles of a bag at most, as decoding takes milliseconds each
@@ -68,7 +69,7 @@ def examine(bags: Path, labels: Path, recipe: Recipe, processes: int = 1) -> Rep
 def _labels(labels: Labels) -> Iterator[str]:
     yield f"labels   {len(labels)} slides of {labels.table['patient_id'].nunique()} patients"
     for name, slides, patients in zip(labels.strata, labels.strata.sum(), labels.patients, strict=True):
-        yield f"         {short(str(name))}: {slides} slides of {patients} patients"
+        yield f"         {short(name)}: {slides} slides of {patients} patients"
 
 
 def _bags(cohort: Cohort) -> Iterator[str]:
@@ -132,7 +133,7 @@ def _splits(report: Report, cohort: Cohort, recipe: Recipe) -> list[Split]:
         split = report.attempt(partial(make_split, labels, folds, fold, spec.valid_share, spec.seed))
         splits += [] if split is None else [split]
     report.lines.append("folds    slides (of patients) to train on, to stop on and to test, and what those tested are")
-    columns = ["fold", "train", "valid", "test", *(short(str(name)) for name in labels.strata)]
+    columns = ["fold", "train", "valid", "test", *(short(name) for name in labels.strata)]
     table = pd.DataFrame([_sides(labels, split) for split in splits], columns=columns)
     report.lines += [f"         {line}" for line in table.to_string(index=False).splitlines() if splits]
     return splits
@@ -219,19 +220,22 @@ def _memory(report: Report, cohort: Cohort, recipe: Recipe, device: torch.device
 
 
 def _cache(report: Report, cohort: Cohort, recipe: Recipe) -> None:
-    where = recipe.train.cache
+    where, px = recipe.train.cache, recipe.model.train_px
     if where is None or FEATURES in cohort.bag_spec:
         return
-    size = sum(cohort.sizes) * 3 * recipe.model.train_px**2
+    if where == AUTO and px > AUTO_MOST_PX:
+        report.lines.append(f"cache    none for tiles of {px} px, which are no faster from a disk than decoded")
+        return
+    size = sum(cohort.sizes) * 3 * px**2
     folder = auto_folder(cohort.bags[0]) if where == AUTO else Path(where) / OWN_FOLDER
     free = shutil.disk_usage(next(each for each in [folder, *folder.absolute().parents] if each.exists())).free
-    report.lines.append(f"cache    {in_gb(size)} of tiles at {recipe.model.train_px} px, {in_gb(free)} are free")
-    if size > free:
-        sentence = f"a cache of {in_gb(size)} does not fit into {str(folder)!r}, where {in_gb(free)} are free"
-        if where == AUTO:
-            report.notes.append(f"{sentence}: there will be none, and every epoch decodes all tiles")
-        else:
-            report.problems.append(f"{sentence}; give --cache FOLDER on another disk, or --cache null for none")
+    report.lines.append(f"cache    {in_gb(size)} of tiles at {px} px, {in_gb(free)} are free")
+    sentence = f"a cache of {in_gb(size)} does not fit into {str(folder)!r}, where {in_gb(free)} are free"
+    if where == AUTO and size > AUTO_SHARE * free:
+        most = f", of which it takes {AUTO_SHARE:.0%} at most unless it is asked for" if size <= free else ""
+        report.notes.append(f"{sentence}{most}: there will be none, and every epoch decodes all tiles")
+    elif size > free:
+        report.problems.append(f"{sentence}; give --cache FOLDER on another disk, or --cache null for none")
 
 
 def _notes(cohort: Cohort, splits: Sequence[Split], recipe: Recipe) -> Iterator[str]:

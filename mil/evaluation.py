@@ -20,6 +20,7 @@ from mil.metrics import (
     problems,
 )
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
+from tiling.progress import short
 
 INTERVAL = f"95 %, over patients, from {RESAMPLES} bootstrap resamples; the models are taken as they are"
 INFINITE = "infinite: to something that is true a probability of 0 was given"
@@ -121,7 +122,7 @@ class Evaluation:
         if self.positive is None:
             for name, of_class in self.slides.classes.items():
                 cells = [str(level.classes[name].figures["auc"]) for level in levels.values()]
-                rows.append([f"AUC of {_short(name)} ({of_class.count} of {of_class.known})", *cells, "0.500"])
+                rows.append([f"AUC of {short(name, 40)} ({of_class.count} of {of_class.known})", *cells, "0.500"])
         lines = [f"{header}, with 95 % intervals over patients:", *_aligned(rows)]
         if (of_shares := _auc_of_shares(self.cases)) < UNEVEN:
             within = not np.isnan(self.slides.figures["auc_within_folds"].value)
@@ -262,12 +263,6 @@ def _json(**figures: float) -> dict[str, Any]:
     """Numbers as strict JSON has them, with a note where null stands for an infinite one."""
     content: dict[str, Any] = {name: value if np.isfinite(value) else None for name, value in figures.items()}
     return content | ({"note": INFINITE} if any(np.isinf(value) for value in figures.values()) else {})
-
-
-def _short(name: str) -> str:
-    """A name of any length and characters in a line of 40 at most, with the end, in which long names often differ."""
-    line = "".join(filter(str.isprintable, " ".join(name.split())))
-    return line if len(line) <= 40 else f"{line[:20]}…{line[-19:]}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

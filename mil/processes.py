@@ -108,11 +108,6 @@ class Processes:
             tensor.copy_(mean)
         self._in_buckets([tensor for tensor in tensors if not tensor.is_floating_point()], self._from_first)
 
-    def broadcast_weights(self, model: nn.Module) -> None:
-        """Give all processes the parameters and buffers of the first."""
-        if self.world > 1:
-            self._in_buckets([*(weight.detach() for weight in model.parameters()), *model.buffers()], self._from_first)
-
     def check_same_weights(self, model: nn.Module) -> None:
         """Raise LaunchError where parameters or buffers are not the same in all processes, to the bit."""
         if self.world == 1:

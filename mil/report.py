@@ -9,7 +9,6 @@ from tiling.errors import TilingError
 
 T = TypeVar("T")
 SHOWN = 10  # of a list
-LONGEST = 24  # of a name
 
 
 @dataclass
@@ -46,9 +45,3 @@ class Report:
 def some(texts: Sequence[str]) -> list[str]:
     """The first ten of a list and, where there are more, how many."""
     return [*texts[:SHOWN], *([f"… and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else [])]
-
-
-def short(name: str) -> str:
-    """A name for a table: on one line, the middle of a long one left out, what cannot be printed escaped."""
-    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in name)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…{text[1 - LONGEST // 2 :]}"

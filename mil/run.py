@@ -27,7 +27,7 @@ from mil.predict import pick_device, prediction_row, write_predictions
 from mil.processes import Processes
 from mil.readers import make_reader
 from mil.recipe import Recipe
-from mil.run_folder import LOG, OOF, open_run, refuse_run, refuse_taken
+from mil.run_folder import LOG, OOF, open_run, refuse_run
 from mil.settings import DEFAULT_BACKBONE
 from mil.stop import Stop
 from mil.tracking import Tracking, check_tracker, open_tracker
@@ -69,7 +69,6 @@ def train_run(
     ModelError, SettingsError or RunError. Raises Stopped, with all saved, once `stop` says so.
     """
     processes = processes or Processes(Launch(), pick_device(recipe.train.device))
-    refuse_taken(out, resume, fold)
     plan = make_plan(cohort, recipe, processes.device)
     if fold is not None and not 0 <= fold < len(plan.splits):
         there = ", ".join(map(_called, plan.splits))

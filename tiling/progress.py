@@ -19,3 +19,9 @@ def shown(name: object) -> str:
     """A name on one line: as it is, or quoted and escaped where it has line breaks or bytes that are no text."""
     text = str(name)
     return text if text.isprintable() else repr(text)
+
+
+def short(name: object, longest: int = 24) -> str:
+    """A name for a table: on one line, the middle of a long one left out, what cannot be printed escaped."""
+    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(name))
+    return text if len(text) <= longest else f"{text[: longest // 2]}…{text[1 - longest // 2 :]}"

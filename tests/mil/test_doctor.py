@@ -12,7 +12,7 @@ import pytest
 
 from mil.doctor import examine
 from mil.recipe import Recipe, TrainSpec
-from mil.report import Report, short, some
+from mil.report import Report, some
 from mil.settings import ModelSpec, TableSpec
 from tests.conftest import CohortFiles
 from tiling.bag import read_bag, write_bag
@@ -188,6 +188,22 @@ def test_too_little_disk(cohort: CohortFiles, folder: Path, monkeypatch: pytest.
     assert not [line for line in examine(folder, cohort.labels, train(cache=None)).lines if line.startswith("cache")]
 
 
+def test_a_cache_that_training_would_not_make(
+    cohort: CohortFiles, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As `mil.cache` decides it: none of large tiles, and none over half of what is free, but where it is asked for."""
+    usage = namedtuple("usage", "total used free")
+    needed = 12 * 6 * 3 * 32**2
+    monkeypatch.setattr("mil.doctor.shutil.disk_usage", lambda path: usage(9, 8, 2 * needed - 1))
+    (note,) = (note for note in examine(folder, cohort.labels, RECIPE).notes if "cache" in note)
+    assert "where 0 MB are free, of which it takes 50% at most unless it is asked for: there will be none" in note
+    assert examine(folder, cohort.labels, train(cache=str(tmp_path))).healthy
+    monkeypatch.setattr("mil.doctor.shutil.disk_usage", lambda path: usage(9, 8, 2 * needed))
+    assert not [note for note in examine(folder, cohort.labels, RECIPE).notes if "cache" in note]
+    lines = examine(folder, cohort.labels, RECIPE.but(train_px=513)).lines
+    assert "cache    none for tiles of 513 px, which are no faster from a disk than decoded" in lines
+
+
 def test_worth_knowing(cohort: CohortFiles, folder: Path, tmp_path: Path) -> None:
     rows = cohort.labels.read_text().splitlines()
     sites = ["site", *"AABBAAAABBCA"]
@@ -253,9 +269,3 @@ def test_report() -> None:
 def test_some_of_many() -> None:
     assert some(["a", "b"]) == ["a", "b"]
     assert some([*"abcdefghijkl"]) == [*"abcdefghij", "… and 2 more"]
-
-
-def test_short_names() -> None:
-    assert short("A" * 24) == "A" * 24
-    assert short("A" * 12 + "B" * 13) == "A" * 12 + "…" + "B" * 11
-    assert short("a\nb\t\x1b[0m é") == "a\\nb\\t\\x1b[0m é"

@@ -258,10 +258,10 @@ class TestLines:
         assert not any("class shares" in line for line in lines)
 
     def test_names_of_any_length_are_a_line(self) -> None:
-        names = ("a" * 60 + "b" * 45, "\x1b[31mred\n\n and\tblue", "x" * 40)
+        names = ("a" * 60 + "b" * 45, "\x1b[31mred\n and\tblue", "x" * 40)
         labels = make_labels(np.arange(6) % 3, list("abcdef"), Task(names))
         lines = evaluate(labels, np.full((6, 3), 1 / 3), np.repeat([0, 1], 3), ["0", "1"]).lines()
-        shown = ["a" * 20 + "…" + "b" * 19, "[31mred and blue", "x" * 40]
+        shown = ["a" * 20 + "…" + "b" * 19, r"\x1b[31mred\n and\tblue", "x" * 40]
         for line, name in zip(lines[-3:], shown, strict=True):
             assert line.startswith(f"  AUC of {name} (2 of 6)")
         assert max(map(len, lines)) < 110
@@ -273,7 +273,7 @@ class TestLines:
         chances = np.array([[0.9, 0.2], [0.3, 0.7], [0.2, 0.99], [0.1, 0.8]])
         lines = evaluate(labels, chances, np.array([0, 1, 0, 1]), ["0", "1"]).lines()
         assert "by patient" not in lines[1]  # each has one slide
-        assert lines[-2].startswith("  AUC of y y (1 of 3)")
+        assert lines[-2].startswith(r"  AUC of y\ny (1 of 3)")
         assert "0.500 (" in lines[-2]
 
 

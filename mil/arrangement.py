@@ -7,10 +7,10 @@ from typing import NamedTuple
 MARGIN, GAP = 0.25, 0.3
 HEADING = 0.95  # above all: name, prediction, facts
 CAPTION = 0.24  # above each tile of the strip
-BAR = 0.66  # below a panel or the strip: its colour bar
+BAR = 0.72  # below a panel or the strip: its colour bar
+NARROWEST_PANEL = 2.6  # the bar of a panel needs that much, however narrow the slide
 
 _WIDEST, _HIGHEST = 15.0, 8.6  # of all that is below the heading
-_NARROWEST_PANEL = 2.6  # its colour bar needs that much
 _BETWEEN_TILES = 0.1
 _TILE_SIDES = tuple(0.7 + 0.1 * step for step in range(22))
 _GOOD_TILE, _GOOD_PANEL = 1.8, 5.5  # side of a tile, square root of a panel's area; more of it helps, but less so
@@ -58,7 +58,7 @@ class _Plan(NamedTuple):
     @property
     def panel(self) -> tuple[float, float]:
         """Width and height of a panel with its bar."""
-        return max(self.aspect * self.panel_height, _NARROWEST_PANEL), self.panel_height + BAR
+        return max(self.aspect * self.panel_height, NARROWEST_PANEL), self.panel_height + BAR
 
     @property
     def block(self) -> tuple[float, float]:
@@ -85,7 +85,7 @@ class _Plan(NamedTuple):
         by_height = (height - (down - 1) * GAP) / down - BAR
         by_width = (width - (across - 1) * GAP) / across
         plan = self._replace(panel_height=min(by_height, by_width / self.aspect))
-        fits = by_width >= _NARROWEST_PANEL and strip_height <= _HIGHEST and strip_width <= _WIDEST
+        fits = by_width >= NARROWEST_PANEL and strip_height <= _HIGHEST and strip_width <= _WIDEST
         return plan if fits else self
 
     def goodness(self) -> float:

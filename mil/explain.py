@@ -7,11 +7,12 @@ import pandas as pd
 import torch
 
 from mil.data import bag_tensor
-from mil.geojson import ranked, write_geojson
+from mil.geojson import write_geojson
 from mil.gradcam import grad_cam
 from mil.guided import GuidedBackbone
 from mil.picture import Content, Overlay, draw_slide, strip_length
 from mil.predict import Prediction, Run
+from mil.shapes import ranked, tissue_polygons
 from tiling.bag import Bag
 
 
@@ -25,18 +26,13 @@ def explain(
     probable class, where it is asked for. Raises ModelError where there can be none.
     """
     name, task = bag.header.slide_id, run.card.task
-    guided = _guided_maps(run, bag, prediction.attention)
-    shown = strip_length(len(bag), len(guided) + with_grad_cam)
-    order = ranked(bag, prediction.attention)[:shown]
-    overlays = [Overlay(overlay.name, overlay.meaning, overlay.heat_THW[:shown]) for overlay in guided]
+    overlays = _guided_maps(run, bag, prediction.attention)
     if with_grad_cam:
-        index = int(np.argmax(prediction.probabilities))
-        heat_NHW = grad_cam(run, bag, index, metadata)
-        meaning = f"evidence for {task.classes[index]}, on the scale of its logit"
-        overlays.insert(0, Overlay("Grad-CAM", meaning, heat_NHW[order]))
-    content = Content(prediction.attention, prediction.map_GG, tuple(overlays))
+        overlays.insert(0, _grad_cam(run, bag, prediction, metadata))
+    tissue = tissue_polygons(bag)
+    content = Content(tissue, prediction.attention, prediction.map_GG, tuple(overlays))
     draw_slide(folder / f"{name}.png", bag, content, (name, task.in_words(prediction.probabilities), facts(bag)))
-    write_geojson(folder / f"{name}.geojson", bag, prediction.attention)
+    write_geojson(folder / f"{name}.geojson", bag, tissue, prediction.attention)
 
 
 def facts(bag: Bag) -> str:
@@ -51,6 +47,15 @@ def facts(bag: Bag) -> str:
     return f"{tiles} of {header.side0_px} px ({side_um:.0f} µm) · {size} ({extent}) at {mpp:.3g} µm/px"
 
 
+def _grad_cam(run: Run, bag: Bag, prediction: Prediction, metadata: pd.DataFrame | None) -> Overlay:
+    index = int(np.argmax(prediction.probabilities))
+    heat_NHW = grad_cam(run, bag, index, metadata)
+    strongest = heat_NHW.max()
+    unit = "1 is the strongest on any of the slide's tiles" if strongest > 0 else "there is none on this slide"
+    heat_THW = heat_NHW[ranked(bag, prediction.attention)] / max(strongest, np.finfo(float).tiny)
+    return Overlay("Grad-CAM", f"evidence for {run.card.task.classes[index]}", unit, heat_THW, 1.0)
+
+
 @torch.inference_mode()
 def _guided_maps(run: Run, bag: Bag, attention: np.ndarray | None) -> list[Overlay]:
     """The mean over the folds of both guided-attention maps on the tiles that count most; none for other backbones."""
@@ -61,10 +66,16 @@ def _guided_maps(run: Run, bag: Bag, attention: np.ndarray | None) -> list[Overl
     order = ranked(bag, attention)[: strip_length(len(bag), 2)]
     tiles_MCHW = bag_tensor(bag, run.px)[order].to(run.device)
     folds = [backbone.attend(tiles_MCHW)[1] for backbone in guided]
-    share = "share of a tile's attention" if run.card.model.guided == "softmax" else "attention from 0 to 1"
+    maps = [torch.stack(of_folds).double().mean(0).cpu().numpy() for of_folds in zip(*folds, strict=True)]
     return [
-        Overlay(name, f"{share}, {where}", torch.stack(maps).double().mean(0).cpu().numpy())
-        for name, where, maps in zip(
-            ("guided 1", "guided 2"), ("last stage but one", "last but two"), zip(*folds, strict=True), strict=True
-        )
+        _guided_overlay(f"guided {place}", what, heat_THW, run.card.model.guided)
+        for place, what, heat_THW in zip((1, 2), ("last stage but one", "last stage but two"), maps, strict=True)
     ]
+
+
+def _guided_overlay(name: str, what: str, heat_THW: np.ndarray, normalise: str | None) -> Overlay:
+    """A softmax in multiples of what each position has where all are alike, a sigmoid as it is."""
+    if normalise != "softmax":
+        return Overlay(name, what, "attention from 0 to 1", heat_THW, 1.0)
+    heat_THW = heat_THW * heat_THW[0].size
+    return Overlay(name, what, "the mark, 1: all positions alike", heat_THW, max(2.0, heat_THW.max()), 1.0)

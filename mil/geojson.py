@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mil.colours import NO_ATTENTION, rgb_of
-from mil.shapes import tile_boxes, tissue_polygons
+from mil.shapes import Polygon, ranked, tile_boxes
 from tiling.bag import Bag
 from tiling.output import replacing, written_name
 
@@ -22,17 +22,17 @@ _TISSUE_RGB = (90, 90, 90)
 _DECIMALS = 2  # of a pixel, as QuPath itself writes them
 
 
-def write_geojson(path: Path, bag: Bag, attention: np.ndarray | None) -> None:
-    """Write the tiles of a bag and the outline of its tissue as a FeatureCollection, whole or not at all.
+def write_geojson(path: Path, bag: Bag, tissue: list[Polygon], attention: np.ndarray | None) -> None:
+    """Write the tiles of a bag and the outlines of its tissue as a FeatureCollection, whole or not at all.
 
     `attention` float (N,), None for a pooling without one. The same bag and attention give the same bytes.
     """
-    content = {"type": "FeatureCollection", "features": features(bag, attention)}
+    content = {"type": "FeatureCollection", "features": features(bag, tissue, attention)}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
 
 
-def features(bag: Bag, attention: np.ndarray | None) -> list[dict[str, Any]]:
+def features(bag: Bag, tissue: list[Polygon], attention: np.ndarray | None) -> list[dict[str, Any]]:
     """A locked annotation of the tissue, if there is some, then a tile object for each tile, the best first.
 
     A tile has its attention, its rank (1 is the best; by score, where there is no attention), score and share of
@@ -41,7 +41,7 @@ def features(bag: Bag, attention: np.ndarray | None) -> list[dict[str, Any]]:
     order = ranked(bag, attention)
     shades = [NO_ATTENTION] * len(bag) if attention is None else rgb_of(attention / max(attention.max(), 1e-300))
     boxes = tile_boxes(bag)
-    found = _tissue(bag)
+    found = _tissue(bag, tissue)
     for rank, index in enumerate(order, start=1):
         weight = {} if attention is None else {"attention": attention[index]}
         measured = {**weight, "rank": rank, "score": bag.score[index], "tissue": bag.tissue[index]}
@@ -51,13 +51,8 @@ def features(bag: Bag, attention: np.ndarray | None) -> list[dict[str, Any]]:
     return found
 
 
-def ranked(bag: Bag, attention: np.ndarray | None) -> np.ndarray:
-    """Places of a bag's tiles, int64 (N,): by attention, the most first, or as they are, which is by score."""
-    return np.arange(len(bag)) if attention is None else np.argsort(-attention, kind="stable")
-
-
-def _tissue(bag: Bag) -> list[dict[str, Any]]:
-    polygons = [[_ring(ring) for ring in polygon] for polygon in tissue_polygons(bag)]
+def _tissue(bag: Bag, tissue: list[Polygon]) -> list[dict[str, Any]]:
+    polygons = [[_ring(ring) for ring in polygon] for polygon in tissue]
     if not polygons:
         return []
     # A MultiPolygon of one is refused by some readers.

@@ -21,6 +21,11 @@ def tile_boxes(bag: Bag) -> np.ndarray:
     return boxes.clip(0, [header.width_px, header.height_px] * 2)
 
 
+def ranked(bag: Bag, attention: np.ndarray | None) -> np.ndarray:
+    """Places of a bag's tiles, int64 (N,): by attention, the most first, or as they are, which is by score."""
+    return np.arange(len(bag)) if attention is None else np.argsort(-attention, kind="stable")
+
+
 def tissue_polygons(bag: Bag) -> list[Polygon]:
     """The outlines of the tissue that `tiling.tissue.tissue_mask` finds on the overview, without specks."""
     return outlines(tissue_mask(bag.overview_rgb()), bag.header.width_px, bag.header.height_px)

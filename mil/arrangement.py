@@ -127,7 +127,7 @@ def _plans(aspect: float, panels: int, tiles: int, views: int) -> Iterator[_Plan
 
 def _panel_boxes(plan: _Plan, left: float, top: float) -> Iterator[Box]:
     width, height = plan.panel
-    for index in range(plan.panels):
+    for _ in range(plan.panels):
         yield Box(left, top, plan.aspect * plan.panel_height, plan.panel_height)
         left, top = (left + width + GAP, top) if plan.in_a_row else (left, top + height + GAP)
 

@@ -102,8 +102,8 @@ class Canvas:
             return
         left, bottom = box.left + _SCALE_INSET_IN, box.top + box.height - _SCALE_INSET_IN
         width = length_um / width_um * box.width
-        bar = Rectangle((left, bottom - _SCALE_IN), width, _SCALE_IN, facecolor="black", edgecolor="white", linewidth=0.8)
-        bar.set_zorder(5)
+        bar = Rectangle((left, bottom - _SCALE_IN), width, _SCALE_IN, facecolor="black", edgecolor="white")
+        bar.set(linewidth=0.8, zorder=5)
         self.axis.add_patch(bar)
         label = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um} µm"
         place = left, bottom - _SCALE_IN - 0.03

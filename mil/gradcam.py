@@ -3,7 +3,7 @@
 Selvaraju et al. 2017 (Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization,
 arXiv:1610.02391), on the maps that the pooling takes from the backbone, which are (M, C, h, w) for every backbone.
 The gradient is that of the slide's one logit: it goes through head, pooling and attention to all tiles at once, so
-that the maps of a slide's tiles compare. It needs no way back through the backbone, and takes little longer than a score.
+that the maps of a slide's tiles compare. No gradient goes through the backbone: it takes about as long as a score.
 """
 
 from collections.abc import Callable
@@ -83,7 +83,7 @@ def _fold_heat(net: MILNet, tiles_MCHW: Tensor, metadata_BF: Tensor, task: Task,
 def _split(net: MILNet, tiles_MCHW: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The last maps that keep their positions, and what the backbone makes of them."""
     backbone = net.encoder.backbone
-    parts = tiles_MCHW.split(net.instance_chunk or len(tiles_MCHW))
+    parts = torch.split(tiles_MCHW, net.instance_chunk or len(tiles_MCHW))
     if not isinstance(backbone, GuidedBackbone):
         return torch.cat([backbone(part) for part in parts]), lambda maps_MCHW: maps_MCHW
     stages = [backbone.backbone.last_stages(part) for part in parts]

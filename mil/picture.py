@@ -35,7 +35,7 @@ class Overlay(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What is known of a slide: outlines of its tissue, attention (N,), map (G, G) of its square, overlays of the strip.
+    """What is known of a slide: outlines of tissue, attention (N,), map (G, G) of its square, overlays of the strip.
 
     Attention and map each sum to 1, and are None where there are none.
     """
@@ -139,9 +139,10 @@ def _number(axis: Axes, bag: Bag, order: np.ndarray, inches_per_px: float) -> No
     """The places of tiles in the strip: on them or, where they are small, beside them."""
     small = bag.header.side0_px * inches_per_px < _SMALL_TILE_IN
     for rank, (left, top, right, bottom) in enumerate(tile_boxes(bag)[order].tolist(), start=1):
-        place = (right, top) if small else ((left + right) / 2, (top + bottom) / 2)
-        align = {"ha": "left", "va": "bottom"} if small else {"ha": "center", "va": "center"}
-        axis.text(*place, str(rank), fontsize=8, weight="bold", path_effects=HALO, **align)
+        x, y = (right, top) if small else ((left + right) / 2, (top + bottom) / 2)
+        text = axis.text(x, y, str(rank), ha="center", va="center", fontsize=8, weight="bold", path_effects=HALO)
+        if small:
+            text.set(ha="left", va="bottom")
 
 
 def _draw_map(canvas: Canvas, box: Box, bag: Bag, overview: np.ndarray, map_GG: np.ndarray) -> None:
@@ -150,9 +151,7 @@ def _draw_map(canvas: Canvas, box: Box, bag: Bag, overview: np.ndarray, map_GG: 
     square = square_of(bag.header.width_px, bag.header.height_px)
     extent = (square.x0, square.x0 + square.side0_px, square.y0 + square.side0_px, square.y0)
     top, even = top_of(map_GG), 1 / map_GG.size
-    axis.imshow(
-        map_GG, HEAT, vmin=0, vmax=top, alpha=_MAP_ALPHA, extent=extent, aspect="auto", interpolation="nearest"
-    )
+    axis.imshow(map_GG, HEAT, vmin=0, vmax=top, alpha=_MAP_ALPHA, extent=extent, aspect="auto", interpolation="nearest")
     frames = PatchCollection(
         _rectangles(tile_boxes(bag)), facecolors="none", edgecolors="white", linewidths=1.2, linestyles=":"
     )
@@ -167,7 +166,7 @@ def _draw_strip(
     mpp = bag.header.mpp
     for place, (index, views) in enumerate(zip(order.tolist(), plan.tiles, strict=True)):
         first = views[0]
-        caption = f"{place + 1}" + ("" if content.attention is None else f": {content.attention[index]:.3f}")
+        caption = f"{place + 1}" + ("" if content.attention is None else f": attention {content.attention[index]:.3f}")
         canvas.text(first.left, first.top - 0.06, caption, first.width, fontsize=9, va="bottom")
         picture = bag.tile(index, _TILE_PX)
         for box, overlay in zip(views, (None, *content.overlays), strict=True):

@@ -24,10 +24,14 @@ ONLY_IMPORTED_BY = {
 LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".split()} | {
     f"mil.{name}"
     for name in (
-        "alexnet averaging chunks depth head layout luminosity metrics overlay pooling room task tint warp".split()
+        "alexnet arrangement averaging chunks colours depth head layout luminosity metrics overlay pooling room task "
+        "tint warp".split()
     )
 }
-MIL_MAY_USE = {f"tiling.{name}" for name in "bag bags errors features manifest output progress settings slide".split()}
+MIL_MAY_USE = {
+    f"tiling.{name}"
+    for name in "bag bags errors features manifest output overview progress settings slide tissue".split()
+}
 
 
 def imports(path: Path, at_import_time: bool = False) -> set[str]:

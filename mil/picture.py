@@ -19,6 +19,7 @@ from tiling.overview import square_of
 
 _TILE_PX = 384  # to which a tile of the strip is reduced
 _FILL, _MAP_ALPHA, _OVERLAY_ALPHA = 0.3, 0.5, 0.5
+_OUTLINE_IN = 1.4 / 72
 _SMALL_TILE_IN = 0.2  # a number would hide a smaller one
 _ORANGE = tuple(value / 255 for value in NO_ATTENTION)
 
@@ -97,8 +98,9 @@ def _draw_overview(
     axis = _panel(canvas, box, bag, overview)
     rings = [ring for polygon in content.tissue for ring in polygon]
     axis.add_collection(LineCollection(rings, colors="black", linewidths=0.7, alpha=0.8), autolim=False)
-    _draw_tiles(axis, bag, colours, order[::-1])  # those that count most lie above the others
-    _number(axis, bag, order[:numbered], box.width / bag.header.width_px)
+    inches_per_px = box.width / bag.header.width_px
+    _draw_tiles(axis, bag, colours, order[::-1], inches_per_px)  # those that count most lie above the others
+    _number(axis, bag, order[:numbered], inches_per_px)
     below = _bar_place(box)
     if content.attention is None:
         words = "the tiles; this model weighs none more than another"
@@ -123,8 +125,10 @@ def _bar_place(box: Box) -> Box:
     return box._replace(width=max(box.width, NARROWEST_PANEL))
 
 
-def _draw_tiles(axis: Axes, bag: Bag, colours: np.ndarray, order: np.ndarray) -> None:
-    patches = _rectangles(tile_boxes(bag)[order])
+def _draw_tiles(axis: Axes, bag: Bag, colours: np.ndarray, order: np.ndarray, inches_per_px: float) -> None:
+    # Outlines lie inside their tiles: neighbours do not cover each other's, and the slide's edge none.
+    inset = min(_OUTLINE_IN / inches_per_px, bag.header.side0_px / 10)
+    patches = _rectangles(tile_boxes(bag)[order] + inset * np.array([1, 1, -1, -1]))
     edges = colours[order]
     faces = edges * [1, 1, 1, _FILL]
     axis.add_collection(PatchCollection(patches, facecolors=faces, edgecolors="black", linewidths=2.8), autolim=False)

@@ -227,7 +227,7 @@ def draw(
     from tiling.batch import describe
 
     try:
-        explain(folder, run, bag, prediction, _known(slide, metadata), grad_cam)
+        explain(folder, slide.slide_id, run, bag, prediction, _known(slide, metadata), grad_cam)
     except Exception as error:  # noqa: BLE001  # its row stays, and the other slides go on
         return str(error) if isinstance(error, MilError) else describe(slide, error)
     return None

@@ -17,7 +17,7 @@ from tiling.bag import Bag
 
 
 def explain(
-    folder: Path, run: Run, bag: Bag, prediction: Prediction, metadata: pd.DataFrame | None = None,
+    folder: Path, slide_id: str, run: Run, bag: Bag, prediction: Prediction, metadata: pd.DataFrame | None = None,
     with_grad_cam: bool = False,
 ) -> None:  # fmt: skip
     """Write `<slide_id>.png` (see `mil.picture`) and `<slide_id>.geojson` (see `mil.geojson`) of a scored bag.
@@ -25,14 +25,14 @@ def explain(
     The strip's tiles get the attention maps of a guided backbone, where the run has one, and the Grad-CAM for the most
     probable class, where it is asked for. Raises ModelError where there can be none.
     """
-    name, task = bag.header.slide_id, run.card.task
     overlays = _guided_maps(run, bag, prediction.attention)
     if with_grad_cam:
         overlays.insert(0, _grad_cam(run, bag, prediction, metadata))
     tissue = tissue_polygons(bag)
     content = Content(tissue, prediction.attention, prediction.map_GG, tuple(overlays))
-    draw_slide(folder / f"{name}.png", bag, content, (name, task.in_words(prediction.probabilities), facts(bag)))
-    write_geojson(folder / f"{name}.geojson", bag, tissue, prediction.attention)
+    lines = slide_id, run.card.task.in_words(prediction.probabilities), facts(bag)
+    draw_slide(folder / f"{slide_id}.png", bag, content, lines)
+    write_geojson(folder / f"{slide_id}.geojson", bag, tissue, prediction.attention)
 
 
 def facts(bag: Bag) -> str:

@@ -18,7 +18,7 @@ ONLY_IMPORTED_BY = {
     "openslide": {"tiling.slide"}, "pyvips": {"tiling.slide"}, "tifffile": {"tiling.tiff"},
     "h5py": {"tiling.bag"}, "timm": {"mil.backbone", "mil.weights", "mil.optim", "mil.schedule"},
     "wandb": {"mil.trackers"}, "mlflow": {"mil.trackers"}, "tensorboard": {"mil.trackers"},
-    "lightning_fabric": {"mil.launch", "mil.launcher"},
+    "contourpy": {"mil.shapes"}, "lightning_fabric": {"mil.launch", "mil.launcher"},
     "dask": {"tiling.cluster"}, "dask_jobqueue": {"tiling.cluster"}, "distributed": {"tiling.cluster"},
 }  # fmt: skip
 LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".split()} | {

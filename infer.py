@@ -23,6 +23,8 @@ from tiling.tile import NO_TISSUE, TileSpec
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mil.predict import Prediction
+
 AnyBag = Bag | FeatureBag
 NOT_REACHED = "the scoring was interrupted before this slide; run it again"
 
@@ -41,7 +43,13 @@ def _parser() -> ArgumentParser:
         "--metadata", help="CSV with slide_id and the columns of metadata that the run was trained with"
     )
     parser.add_argument("--out", required=True, help="CSV with a row for every slide")
-    parser.add_argument("--heatmaps", help="folder for a picture of each slide with its tiles and their attention")
+    parser.add_argument(
+        "--heatmaps",
+        help="folder for a picture of each slide with its tiles and their attention, and for a GeoJSON for QuPath",
+    )
+    parser.add_argument(
+        "--grad-cam", action="store_true", help="show on the pictures of --heatmaps where in the tiles the evidence is"
+    )
     cli.add_default_mpp(parser)
     cli.add_workers(parser, "tile slides")
     cli.add_time_limit(parser)
@@ -66,6 +74,8 @@ def _work(args: Namespace) -> int:
     if metadata is not None:
         tell_unmatched(slides, metadata.index, args.metadata)
     out, heatmaps = Path(args.out), Path(args.heatmaps) if args.heatmaps else None
+    if args.grad_cam:
+        refuse_grad_cam(run, heatmaps)
     if out.is_dir():
         raise InputError(f"--out {str(out)!r} is a folder; give the name of a CSV file")
     for folder in filter(None, (out.parent, heatmaps)):
@@ -80,17 +90,25 @@ def _work(args: Namespace) -> int:
     read = read_features if run.takes_features else partial(read_bag, px=run.px if heatmaps is None else None)
     found = tile_all(slides, spec, workers, time_limit_s) if bags is None else read_all(slides, bags, spec, read)
     rows = {slide.slide_id: _failed(run, slide, NOT_REACHED) for slide in slides}
+    undrawn = 0
     try:
         with progress(len(slides), "slide", "scoring") as bar, closing(found):
             for slide, bag in found:
-                row = rows[slide.slide_id] = score(run, slide, bag, metadata, heatmaps)
+                row, prediction = score(run, slide, bag, metadata)
+                rows[slide.slide_id] = row
                 if row["error"]:
                     bar.write(f"failed: {shown(slide.slide_id)}: {row['error']}", file=sys.stderr)
+                elif heatmaps is not None and (
+                    problem := draw(heatmaps, run, slide, bag, prediction, metadata, args.grad_cam)
+                ):
+                    undrawn += 1
+                    bar.write(f"no picture: {shown(slide.slide_id)}: {problem}", file=sys.stderr)
                 bar.update()
     finally:
         write_predictions(out, list(rows.values()))
     failed = sum(row["status"] == FAILED for row in rows.values())
-    print(f"{len(rows) - failed} slides scored, {failed} failed; a row for each in {shown(out)}")
+    without = f"; {undrawn} of the scored have no picture" if undrawn else ""
+    print(f"{len(rows) - failed} slides scored, {failed} failed; a row for each in {shown(out)}{without}")
     return cli.SOME_FAILED if failed else cli.OK
 
 
@@ -172,32 +190,52 @@ def tell_unmatched(slides: Sequence[SlideRef], names: Collection[str], path: str
         print(f"{len(without)} slides have no metadata: {', '.join(map(shown, without))}", file=sys.stderr)
 
 
-def score(
-    run: Any, slide: SlideRef, bag: AnyBag | Exception, metadata: "pd.DataFrame | None", heatmaps: Path | None
-) -> dict[str, Any]:
-    """The row of a slide in the predictions table; draws its heatmap where a folder for them is given.
+def refuse_grad_cam(run: Any, heatmaps: Path | None) -> None:
+    """Raise InputError or ModelError where --grad-cam can draw nothing."""
+    if heatmaps is None:
+        raise InputError("--grad-cam draws on the pictures of --heatmaps; give that too")
+    if not run.takes_features:
+        from mil.gradcam import check_maps
 
-    A slide without a row of metadata has all of it unknown.
-    """
+        check_maps(run)
+
+
+def score(
+    run: Any, slide: SlideRef, bag: AnyBag | Exception, metadata: "pd.DataFrame | None"
+) -> "tuple[dict[str, Any], Prediction | None]":
+    """The row of a slide in the predictions table, and what is predicted, None where that failed."""
     from mil.predict import predict_bag, prediction_row
     from tiling.batch import describe
 
     if isinstance(bag, Exception):
-        return _failed(run, slide, describe(slide, bag))
+        return _failed(run, slide, describe(slide, bag)), None
     if not len(bag):
-        return _failed(run, slide, NO_TISSUE)
+        return _failed(run, slide, NO_TISSUE), None
     try:
-        known = None if metadata is None or slide.slide_id not in metadata.index else metadata.loc[[slide.slide_id]]
-        prediction = predict_bag(run, bag, known)
+        prediction = predict_bag(run, bag, _known(slide, metadata))
         row = prediction_row(slide.slide_id, _patient(slide), run.card.task, len(bag), prediction.probabilities)
-        if heatmaps is not None and isinstance(bag, Bag):
-            from mil.explain import draw_attention
-
-            title = f"{slide.slide_id}: {run.card.task.in_words(prediction.probabilities)}"
-            draw_attention(heatmaps / f"{slide.slide_id}.png", bag, prediction.attention, title)
     except Exception as error:  # noqa: BLE001  # a row says what it was, and the other slides go on
-        return _failed(run, slide, describe(slide, error))
-    return row
+        return _failed(run, slide, describe(slide, error)), None
+    return row, prediction
+
+
+def draw(
+    folder: Path, run: Any, slide: SlideRef, bag: Any, prediction: Any, metadata: "pd.DataFrame | None", grad_cam: bool
+) -> str | None:
+    """What went wrong with the picture of a scored slide, None if nothing did: a score is worth more than a picture."""
+    from mil.explain import explain
+    from tiling.batch import describe
+
+    try:
+        explain(folder, slide.slide_id, run, bag, prediction, _known(slide, metadata), grad_cam)
+    except Exception as error:  # noqa: BLE001  # its row stays, and the other slides go on
+        return str(error) if isinstance(error, MilError) else describe(slide, error)
+    return None
+
+
+def _known(slide: SlideRef, metadata: "pd.DataFrame | None") -> "pd.DataFrame | None":
+    """The metadata of a slide; one without a row has all of it unknown."""
+    return None if metadata is None or slide.slide_id not in metadata.index else metadata.loc[[slide.slide_id]]
 
 
 def _failed(run: Any, slide: SlideRef, error: str) -> dict[str, Any]:

@@ -1,73 +1,81 @@
-"""What a model looked at: the slide's overview with its tiles and their attention, and the tiles themselves."""
+"""What a model looked at on a slide: its picture, and the same as GeoJSON."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.patches import Rectangle
+import pandas as pd
+import torch
 
-from mil.panels import save
+from mil.data import bag_tensor
+from mil.geojson import write_geojson
+from mil.gradcam import grad_cam
+from mil.guided import GuidedBackbone
+from mil.picture import Content, Overlay, draw_slide, strip_length
+from mil.predict import Prediction, Run
+from mil.shapes import ranked, tissue_polygons
 from tiling.bag import Bag
 
-COLOURS = "viridis"  # even steps for the eye, and for every kind of colour vision
-_STRIP = 8  # tiles shown beside the overview
-_NO_ATTENTION = "#e69f00"
-_SCALE_BARS_UM = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
 
+def explain(
+    folder: Path, slide_id: str, run: Run, bag: Bag, prediction: Prediction, metadata: pd.DataFrame | None = None,
+    with_grad_cam: bool = False,
+) -> None:  # fmt: skip
+    """Write `<slide_id>.png` (see `mil.picture`) and `<slide_id>.geojson` (see `mil.geojson`) of a scored bag.
 
-def draw_attention(path: Path, bag: Bag, attention: np.ndarray | None, title: str) -> None:
-    """Draw the overview with the outline of each tile in the colour of its attention, and the tiles that count most.
-
-    `attention` (N,) sums to 1 over the bag's tiles; None for a pooling without one: tiles then stand in their order.
+    The strip's tiles get the attention maps of a guided backbone, where the run has one, and the Grad-CAM for the most
+    probable class, where it is asked for. Raises ModelError where there can be none.
     """
-    order = np.argsort(-attention, kind="stable") if attention is not None else np.arange(len(bag))
-    colours = ScalarMappable(Normalize(0, None if attention is None else float(attention.max())), COLOURS)
-    shades = colours.to_rgba(attention) if attention is not None else [_NO_ATTENTION] * len(bag)
-    figure = plt.figure(figsize=(11, 6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.35, 1), squeeze=False)[0]
-    axis = left.subplots()
-    _draw_overview(axis, bag, shades)
-    axis.set_title(title, fontsize="medium", parse_math=False)
-    if attention is not None:
-        bar = left.colorbar(colours, ax=axis, shrink=0.6, location="bottom", pad=0.02)
-        bar.set_label(f"attention (even would be {1 / len(bag):.3f})")
-    cells = right.subplots(_STRIP // 2, 2).ravel()
-    for cell in cells:
-        cell.set_axis_off()
-    for cell, index in zip(cells, order, strict=False):
-        cell.imshow(bag.tile(int(index), 256))
-        cell.add_patch(Rectangle((0, 0), 255, 255, fill=False, linewidth=4, edgecolor=shades[index]))
-        cell.set_title(
-            f"tile {index}" + (f": {attention[index]:.3f}" if attention is not None else ""), fontsize="small"
-        )
-    save(figure, path)
+    overlays = _guided_maps(run, bag, prediction.attention)
+    if with_grad_cam:
+        overlays.insert(0, _grad_cam(run, bag, prediction, metadata))
+    tissue = tissue_polygons(bag)
+    content = Content(tissue, prediction.attention, prediction.map_GG, tuple(overlays))
+    lines = slide_id, run.card.task.in_words(prediction.probabilities), facts(bag)
+    draw_slide(folder / f"{slide_id}.png", bag, content, lines)
+    write_geojson(folder / f"{slide_id}.geojson", bag, tissue, prediction.attention)
 
 
-def _draw_overview(axis: Axes, bag: Bag, shades: Any) -> None:
-    picture, scale = bag.overview_rgb(), bag.header.overview_downsample
-    axis.imshow(picture)
-    axis.set_axis_off()
-    side = bag.header.side0_px / scale
-    inset = 0.03 * side  # so that neighbours do not cover each other's outline
-    for x0, y0, shade in zip(bag.x0, bag.y0, shades, strict=True):
-        # The part of a tile that is slide: an outline beyond the picture would not be seen.
-        x, y = x0 / scale, y0 / scale
-        left, top = max(x, 0) + inset, max(y, 0) + inset
-        width, height = min(x + side, picture.shape[1]) - inset - left, min(y + side, picture.shape[0]) - inset - top
-        axis.add_patch(Rectangle((left, top), width, height, fill=False, linewidth=2.5, edgecolor=shade))
-    if bag.header.mpp is not None:
-        _draw_scale_bar(axis, picture.shape, bag.header.mpp * scale)
+def facts(bag: Bag) -> str:
+    """How many tiles a bag has, and how large they and the slide are, in a line."""
+    header = bag.header
+    tiles = f"{len(bag)} tile{'s' if len(bag) > 1 else ''}"
+    size = f"slide {header.width_px} × {header.height_px} px"
+    if header.mpp is None:
+        return f"{tiles} of {header.side0_px} px · {size}, of unknown scale"
+    side_um, mpp = header.side0_px * header.mpp, header.mpp
+    extent = f"{header.width_px * mpp / 1000:.1f} × {header.height_px * mpp / 1000:.1f} mm"
+    return f"{tiles} of {header.side0_px} px ({side_um:.0f} µm) · {size} ({extent}) at {mpp:.3g} µm/px"
 
 
-def _draw_scale_bar(axis: Axes, shape: tuple[int, ...], um_per_px: float) -> None:
-    height, width = shape[:2]
-    fitting = [um for um in _SCALE_BARS_UM if um / um_per_px <= width / 4]
-    if fitting:
-        length, y = fitting[-1] / um_per_px, height * 0.97
-        axis.plot([width * 0.03, width * 0.03 + length], [y, y], color="black", linewidth=3, solid_capstyle="butt")
-        label = f"{fitting[-1] / 1000:g} mm" if fitting[-1] >= 1000 else f"{fitting[-1]} µm"
-        axis.text(width * 0.03 + length / 2, y - height * 0.015, label, ha="center", va="bottom", fontsize="small")
+def _grad_cam(run: Run, bag: Bag, prediction: Prediction, metadata: pd.DataFrame | None) -> Overlay:
+    index = int(np.argmax(prediction.probabilities))
+    heat_NHW = grad_cam(run, bag, index, metadata)
+    strongest = heat_NHW.max()
+    unit = "1 is the strongest on any of the slide's tiles" if strongest > 0 else "there is none on this slide"
+    heat_THW = heat_NHW[ranked(bag, prediction.attention)] / max(strongest, np.finfo(float).tiny)
+    return Overlay("Grad-CAM", f"evidence for {run.card.task.classes[index]}", unit, heat_THW, 1.0)
+
+
+@torch.inference_mode()
+def _guided_maps(run: Run, bag: Bag, attention: np.ndarray | None) -> list[Overlay]:
+    """The mean over the folds of both guided-attention maps on the tiles that count most; none for other backbones."""
+    backbones = [model.encoder.backbone for model in run.models]
+    guided = [backbone for backbone in backbones if isinstance(backbone, GuidedBackbone)]
+    if not guided:
+        return []
+    order = ranked(bag, attention)[: strip_length(len(bag), 2)]
+    tiles_MCHW = bag_tensor(bag, run.px)[order].to(run.device)
+    folds = [backbone.attend(tiles_MCHW)[1] for backbone in guided]
+    maps = [torch.stack(of_folds).double().mean(0).cpu().numpy() for of_folds in zip(*folds, strict=True)]
+    return [
+        _guided_overlay(f"guided {place}", what, heat_THW, run.card.model.guided)
+        for place, what, heat_THW in zip((1, 2), ("last stage but one", "last stage but two"), maps, strict=True)
+    ]
+
+
+def _guided_overlay(name: str, what: str, heat_THW: np.ndarray, normalise: str | None) -> Overlay:
+    """A softmax in multiples of what each position has where all are alike, a sigmoid as it is."""
+    if normalise != "softmax":
+        return Overlay(name, what, "attention from 0 to 1", heat_THW, 1.0)
+    heat_THW = heat_THW * heat_THW[0].size
+    return Overlay(name, what, "the mark, 1: all positions alike", heat_THW, max(2.0, heat_THW.max()), 1.0)

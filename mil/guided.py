@@ -1,6 +1,6 @@
 """Attention over positions, guided by what the last stage sees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,14 +36,21 @@ class GuidedBackbone(nn.Module):
 
     def forward(self, images_MCHW: Tensor) -> Tensor:
         """Embeddings as maps (M, channels, 1, 1) of RGB uint8 (M, 3, px, px)."""
-        return self.attend(images_MCHW)[0][:, :, None, None]
+        return self.embed(self.backbone.last_stages(images_MCHW))
+
+    def embed(self, stages: Sequence[Tensor]) -> Tensor:
+        """Embeddings as maps (M, channels, 1, 1) of the maps (M, C, h, w) of the last three stages, the last last."""
+        return self._attended(stages)[0][:, :, None, None]
 
     def attend(self, images_MCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Embeddings (M, channels), and the attention (M, h, w) on the stage before the last and the one before that.
 
         A softmax attention sums to 1 over positions, a sigmoid one is from 0 to 1 at each.
         """
-        *local, last_MCHW = self.backbone.last_stages(images_MCHW)
+        return self._attended(self.backbone.last_stages(images_MCHW))
+
+    def _attended(self, stages: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        *local, last_MCHW = stages
         parts, attention = [last_MCHW.mean(dim=(2, 3))], []
         for attend, maps_MCHW in zip(self.attentions, reversed(local), strict=True):
             attended_MC, attention_MHW = attend(maps_MCHW, last_MCHW)

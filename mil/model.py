@@ -117,6 +117,13 @@ class MILNet(nn.Module):
         """
         with self._precision(instances_M):
             maps_MCHW = self._encode(instances_M)
+        return self._pooled(maps_MCHW, mask_BN, metadata_BF)
+
+    def from_maps(self, maps_MCHW: Tensor, mask_BN: Tensor, metadata_BF: Tensor | None = None) -> MILOutput:
+        """What `forward` gives, from the maps (M, C, h, w) that the backbone gives for the instances."""
+        return self._pooled(self.encoder.behind(maps_MCHW), mask_BN, metadata_BF)
+
+    def _pooled(self, maps_MCHW: Tensor, mask_BN: Tensor, metadata_BF: Tensor | None) -> MILOutput:
         pooled = self.pooling(unstack(maps_MCHW, mask_BN), mask_BN.to(maps_MCHW.device))
         logits_BK = self.head(self.positions(pooled.maps_BCHW).flatten(1), metadata_BF)
         return MILOutput(logits_BK, pooled.attention_BN)

@@ -48,10 +48,14 @@ class Run(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Probabilities (K,) of a slide, and the attention (N,) on its tiles where the pooling has one."""
+    """Probabilities (K,) of a slide, the attention (N,) on its tiles where the pooling has one, and ChipNet's map.
+
+    The map (G, G) sums to 1 over the slide's square (`tiling.overview.square_of`); None for other networks.
+    """
 
     probabilities: np.ndarray
     attention: np.ndarray | None
+    map_GG: np.ndarray | None = None
 
 
 def pick_device(name: str) -> torch.device:
@@ -107,10 +111,8 @@ def predict_bag(run: Run, bag: Bag | FeatureBag, metadata: pd.DataFrame | None =
     """
     instances = torch.from_numpy(bag.features_NC) if isinstance(bag, FeatureBag) else bag_tensor(bag, run.px)
     instances, mask = instances.to(run.device), torch.ones(1, len(instances), dtype=torch.bool)
-    if metadata is None:
-        metadata = pd.DataFrame([dict.fromkeys(run.card.metadata.columns, "")])
     outputs = [
-        model(instances, mask, torch.from_numpy(card.metadata.encode(metadata)).to(run.device))
+        model(instances, mask, metadata_tensor(run, card, metadata))
         for model, card in zip(run.models, run.cards, strict=True)
     ]
     task = run.card.task
@@ -118,6 +120,13 @@ def predict_bag(run: Run, bag: Bag | FeatureBag, metadata: pd.DataFrame | None =
     attentions = [output.attention_BN[0].double() for output in outputs if output.attention_BN is not None]
     attention = torch.stack(attentions).mean(0).cpu().numpy() if attentions else None
     return Prediction(mean.cpu().numpy(), attention)
+
+
+def metadata_tensor(run: Run, card: ModelCard, metadata: pd.DataFrame | None) -> Tensor:
+    """Metadata float32 (1, F) of a slide as the fold of a card codes them, on the run's device; see `predict_bag`."""
+    if metadata is None:
+        metadata = pd.DataFrame([dict.fromkeys(run.card.metadata.columns, "")])
+    return torch.from_numpy(card.metadata.encode(metadata)).to(run.device)
 
 
 @torch.inference_mode()

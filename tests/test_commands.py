@@ -436,7 +436,7 @@ class TestInfer:
             assert infer.main(["--run", str(run), f"--{flag}", str(source), *out, *more]) == 0
         tables = [path.read_bytes() for path in tmp_path.glob("*.csv")]
         assert tables == [tables[0]] * 3
-        assert len(list((tmp_path / "pictures").iterdir())) == 12
+        assert len(list((tmp_path / "pictures").glob("*.png"))) == 12
 
     def test_every_slide_has_a_row(self, trained: Trained, tmp_path: Path) -> None:
         folder = tmp_path / "new slides"
@@ -497,6 +497,50 @@ class TestInfer:
         assert errors["s03"].endswith("is gone; tile its slide again")
         assert "unexpected RuntimeError (out of memory)" in errors["s05"]
         assert (tmp_path / "h" / "cost $_^$ 肾.png").exists()
+
+    def test_pictures_come_with_geojson_and_change_no_score(self, trained: Trained, tmp_path: Path) -> None:
+        drawn = ["--heatmaps", str(tmp_path / "h"), "--grad-cam"]
+        # Of a tile of 32 px the network of the other tests makes one position; of one of 64 px there are four.
+        bags, run = tmp_path / "bags", tmp_path / "run"
+        tiling = [*TILING_FLAGS, "--size", "64", "--instances", "3"]
+        assert tile.main([str(trained.slides), "--out", str(bags), *tiling]) == 0
+        training = [*TRAIN_FLAGS, "--train-px", "64", "--epochs", "1"]
+        assert train.main(["--bags", str(bags), "--labels", str(trained.labels), "--out", str(run), *training]) == 0
+        flags = ["--run", str(run), "--bags", str(bags), "--device", "cpu"]
+        assert infer.main([*flags, "--out", str(tmp_path / "b.csv")]) == 0
+        assert infer.main([*flags, "--out", str(tmp_path / "c.csv"), *drawn]) == 0
+        assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "c.csv").read_bytes()
+        names = {f"s{index:02d}.{end}" for index in range(12) for end in ("png", "geojson")}
+        assert {path.name for path in (tmp_path / "h").iterdir()} == names
+
+    def test_a_picture_that_fails_costs_no_score(
+        self, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from mil import explain
+
+        real = explain.draw_slide
+
+        def sometimes(path: Path, *drawn: object) -> None:
+            if path.name == "s05.png":
+                raise OSError(28, "No space left on device")
+            real(path, *drawn)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(explain, "draw_slide", sometimes)
+        flags = ["--run", str(trained.run), "--bags", str(trained.bags), "--out", str(tmp_path / "scores.csv")]
+        assert infer.main([*flags, "--heatmaps", str(tmp_path / "h"), "--device", "cpu"]) == 0
+        assert set(pd.read_csv(tmp_path / "scores.csv")["status"]) == {"ok"}
+        said = capsys.readouterr()
+        assert "no picture: s05: " in said.err
+        assert "No space left on device" in said.err
+        assert said.out.strip().endswith("; 1 of the scored have no picture")
+        assert len(list((tmp_path / "h").glob("*.png"))) == 11
+
+    def test_grad_cam_that_cannot_be_drawn_is_refused(self, refusal: Refusal, trained: Trained, tmp_path: Path) -> None:
+        given = ("--run", trained.run, "--bags", trained.bags, "--out", tmp_path / "scores.csv", "--grad-cam")
+        assert "--grad-cam draws on the pictures of --heatmaps" in refusal(infer.main, *given)
+        said = refusal(infer.main, *given, "--heatmaps", tmp_path / "h")
+        assert "the backbone 'test_resnet' sees a tile of 32 px as one position" in said
+        assert not (tmp_path / "scores.csv").exists()
 
     def test_interrupted_scoring_keeps_what_it_has(
         self, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

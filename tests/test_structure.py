@@ -18,16 +18,20 @@ ONLY_IMPORTED_BY = {
     "openslide": {"tiling.slide"}, "pyvips": {"tiling.slide"}, "tifffile": {"tiling.tiff"},
     "h5py": {"tiling.bag"}, "timm": {"mil.backbone", "mil.weights", "mil.optim", "mil.schedule"},
     "wandb": {"mil.trackers"}, "mlflow": {"mil.trackers"}, "tensorboard": {"mil.trackers"},
-    "lightning_fabric": {"mil.launch", "mil.launcher"},
+    "contourpy": {"mil.shapes"}, "lightning_fabric": {"mil.launch", "mil.launcher"},
     "dask": {"tiling.cluster"}, "dask_jobqueue": {"tiling.cluster"}, "distributed": {"tiling.cluster"},
 }  # fmt: skip
 LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".split()} | {
     f"mil.{name}"
     for name in (
-        "alexnet averaging chunks depth head layout luminosity metrics overlay pooling room task tint warp".split()
+        "alexnet arrangement averaging chunks colours depth head layout luminosity metrics overlay pooling room task "
+        "tint warp".split()
     )
 }
-MIL_MAY_USE = {f"tiling.{name}" for name in "bag bags errors features manifest output progress settings slide".split()}
+MIL_MAY_USE = {
+    f"tiling.{name}"
+    for name in "bag bags errors features manifest output overview progress settings slide tissue".split()
+}
 
 
 def imports(path: Path, at_import_time: bool = False) -> set[str]:

@@ -11,7 +11,6 @@ import torch
 
 from mil.checkpoint import load_model
 from mil.errors import RunError, SettingsError
-from mil.explain import draw_attention
 from mil.predict import load_run, pick_device, predict_bag, prediction_row, read_predictions, write_predictions
 from mil.task import Task
 from tests.conftest import Trained
@@ -97,21 +96,6 @@ def test_predictions_table(tmp_path: Path) -> None:
     table, probabilities = read_predictions(tmp_path / "scores.csv", classes)
     assert table["slide_id"].tolist() == ["0007"]
     np.testing.assert_array_equal(probabilities, chances[None])
-
-
-@pytest.mark.parametrize("with_attention", [True, False])
-def test_drawing(trained: Trained, tmp_path: Path, with_attention: bool) -> None:
-    from PIL import Image
-
-    bag = read_bag(trained.bags / "s05.h5")
-    attention = np.array([0.5, 0.1, 0.1, 0.1, 0.1, 0.1]) if with_attention else None
-    draw_attention(tmp_path / "a.png", bag, attention, "a slide")
-    with Image.open(tmp_path / "a.png") as picture:
-        colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
-    # The best tile has the brightest colour of the map; without attention all tiles have the same orange.
-    wanted = (253, 231, 37) if with_attention else (230, 159, 0)
-    assert (np.abs(colours.astype(int) - wanted).max(axis=1) <= 2).sum() > 200
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_names_with_line_breaks_come_back(tmp_path: Path) -> None:

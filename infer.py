@@ -18,7 +18,8 @@ from tiling.features import FeatureBag, is_features, read_features
 from tiling.output import make_writable
 from tiling.progress import progress, shown
 from tiling.sources import SlideRef, find_slides
-from tiling.tile import NO_TISSUE, TileSpec
+from tiling.spec import TileSpec
+from tiling.tile import NO_TISSUE
 
 if TYPE_CHECKING:
     import pandas as pd

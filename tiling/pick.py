@@ -1,6 +1,7 @@
 """From a map of attention to tiles: the mass in each cell, the choice of cells, the box around what stands out.
 
-A map is float64 (G, G), not negative, and sums to 1 over `tiling.overview.square_of(slide)`. Arithmetic on arrays alone.
+A map is float64 (G, G), not negative, and sums to 1 over the slide's `tiling.overview.square_of`. All is arithmetic on
+arrays.
 """
 
 import math

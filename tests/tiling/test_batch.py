@@ -20,7 +20,7 @@ from tiling.manifest import ManifestRow, read_manifest
 from tiling.shards import Shard
 from tiling.slide import write_pyramid
 from tiling.sources import SlideRef, find_slides
-from tiling.tile import TileSpec
+from tiling.spec import TileSpec
 from tiling.workers import run_slides
 
 ROOT = Path(__file__).parents[2]

@@ -128,9 +128,7 @@ class TestBox:
             ([(2, 6), (3, 6), (4, 6)], (60, 188, 164, 224), (154, 60, 224, 164)),
         ],
     )
-    def test_known_answers(
-        self, cells: list[tuple[int, int]], box: tuple[int, ...], square: tuple[float, ...]
-    ) -> None:
+    def test_known_answers(self, cells: list[tuple[int, int]], box: tuple[int, ...], square: tuple[float, ...]) -> None:
         found = box_around(map_of(*cells))
         assert found == Box(*box)
         assert clipped(square_about(found)) == square

@@ -9,8 +9,9 @@ from tests.conftest import GLASS, NUCLEI, STROMA, paint
 from tiling.errors import InputError, SlideError
 from tiling.resample import resize
 from tiling.slide import open_slide, write_pyramid
+from tiling.spec import TileSpec
 from tiling.synthetic.histology import LOOKS, draw_slide
-from tiling.tile import TileSpec, tile_slide
+from tiling.tile import tile_slide
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ class TestTileSpec:
             ({"codec": "jxl"}, "--codec is one of jpeg, webp, png, raw, not 'jxl'"),
             ({"train_px": 0}, "--train-px must be at least 1, not 0"),
             ({"train_px": 1024}, "--train-px must be less than --size, which is 1024, not 1024"),
-            ({"rank": "best"}, "--rank is one of tissue, darkness, texture, uniform, not 'best'"),
+            ({"rank": "best"}, "--rank is one of tissue, darkness, texture, uniform, attention, box, not 'best'"),
         ],
     )
     def test_wrong_values(self, wrong: dict[str, object], sentence: str) -> None:

@@ -94,7 +94,9 @@ def chipnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from tests.chipnet import in_place
     from tiling import workers
 
-    def here(task: Callable[[SlideRef], object], slides: Sequence[SlideRef], **_: object) -> Iterator[object]:
+    def here(
+        task: Callable[[SlideRef], object], slides: Sequence[SlideRef], *_: object, **__: object
+    ) -> Iterator[object]:
         return ((slide, workers.attempt(task, slide)) for slide in slides)
 
     monkeypatch.setattr(workers, "run_slides", here)

@@ -11,14 +11,16 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mil.errors import MilError
 from tiling import cli
-from tiling.bag import Bag, BagRef, differing, read_bag
+from tiling.bag import CHIPNET, Bag, BagRef, differing, read_bag
 from tiling.bags import Bags, open_bags
 from tiling.errors import BagError, InputError, SlideError, TilingError
 from tiling.features import FeatureBag, is_features, read_features
 from tiling.output import make_writable
+from tiling.picker import Chipnet, open_chipnet
 from tiling.progress import progress, shown
 from tiling.sources import SlideRef, find_slides
-from tiling.tile import NO_TISSUE, TileSpec
+from tiling.spec import TileSpec
+from tiling.tile import NO_TISSUE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +51,9 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--grad-cam", action="store_true", help="show on the pictures of --heatmaps where in the tiles the evidence is"
+    )
+    parser.add_argument(
+        "--chipnet", metavar="RUN", help="the ChipNet run that picked the tiles the run was trained on, if one did"
     )
     cli.add_default_mpp(parser)
     cli.add_workers(parser, "tile slides")
@@ -88,7 +93,10 @@ def _work(args: Namespace) -> int:
     spec = run.card.bag_spec
     # A picture shows tiles larger than the network sees them.
     read = read_features if run.takes_features else partial(read_bag, px=run.px if heatmaps is None else None)
-    found = tile_all(slides, spec, workers, time_limit_s) if bags is None else read_all(slides, bags, spec, read)
+    chipnet = chipnet_of(args.chipnet, spec, tiles=bags is None)
+    found = (
+        tile_all(slides, spec, chipnet, workers, time_limit_s) if bags is None else read_all(slides, bags, spec, read)
+    )
     rows = {slide.slide_id: _failed(run, slide, NOT_REACHED) for slide in slides}
     undrawn = 0
     try:
@@ -120,18 +128,42 @@ def slides_of(bags: Bags) -> list[SlideRef]:
     return [SlideRef(name, bags.refs[name].path if name in bags.refs else bags.path) for name in sorted(names)]
 
 
+def chipnet_of(path: str | None, spec: dict[str, Any], tiles: bool) -> Chipnet | None:
+    """The ChipNet that picks tiles where they are cut anew, None where none has to; `spec` is that of the run's bags.
+
+    Raises InputError where it is missing, not needed, or not the one that picked for the training.
+    """
+    digest = spec.get(CHIPNET)
+    if digest is None or not tiles:
+        if path is not None:
+            why = "the run's tiles were picked without one" if tiles else "bags have their tiles"
+            raise InputError(f"--chipnet picks tiles of slides, and {why}; leave it out")
+        return None
+    if path is None:
+        raise InputError(
+            f"the run was trained on tiles that a ChipNet picked: give --chipnet RUN, the run with the digest {digest}"
+        )
+    chipnet = open_chipnet(Path(path))
+    if chipnet.digest != digest:
+        raise InputError(
+            f"--chipnet {path!r} has the digest {chipnet.digest}, and the tiles that the run was trained on were "
+            f"picked by {digest}; give that one"
+        )
+    return chipnet
+
+
 def tile_all(
-    slides: Sequence[SlideRef], spec: dict[str, Any], workers: int, time_limit_s: float
+    slides: Sequence[SlideRef], spec: dict[str, Any], chipnet: Chipnet | None, workers: int, time_limit_s: float
 ) -> Generator[tuple[SlideRef, Bag | Exception], None, None]:
     """Each slide with its bag, made in worker processes as the run's own bags were, or with what went wrong."""
     from tiling.batch import bag_of
     from tiling.workers import run_slides
 
     try:
-        tile_spec = TileSpec(**spec)
+        tile_spec = TileSpec(**{name: value for name, value in spec.items() if name != CHIPNET})
     except TypeError as error:
         raise InputError(f"the run was trained on tiles that this version cannot cut ({error}); give --bags") from error
-    return run_slides(partial(bag_of, tile_spec), slides, workers, time_limit_s)
+    return run_slides(partial(bag_of, tile_spec, chipnet=chipnet), slides, workers, time_limit_s)
 
 
 def read_all(
@@ -151,7 +183,7 @@ def _read(name: str, bags: Bags, spec: dict[str, Any], read: Callable[[BagRef], 
             bags.manifest[name].error or f"the bag {name!r} of {str(bags.path)!r} is gone; tile its slide again"
         )
     bag = read(bags.refs[name])
-    if names := differing(spec, bag.header.spec):
+    if names := differing(spec, bag.header.made):
         raise BagError(
             f"{bags.refs[name]} was made with another {', '.join(names)} than the run was trained on; "
             "make it again with the settings of the run"

@@ -42,8 +42,9 @@ from tiling import merge
 from tiling.bag import Bag, BagRef, read_header, write_bag
 from tiling.bags import open_bags
 from tiling.sources import find_slides
+from tiling.spec import TileSpec
 from tiling.synthetic.cohort import SlidePlan, write_slide
-from tiling.tile import TileSpec, tile_slide
+from tiling.tile import tile_slide
 
 Epoch = Callable[[], None]
 CPU = torch.device("cpu")

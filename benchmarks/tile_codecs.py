@@ -22,8 +22,9 @@ from tiling.codec import CODECS
 from tiling.resample import resize
 from tiling.slide import open_slide
 from tiling.sources import find_slides
+from tiling.spec import TileSpec
 from tiling.synthetic.cohort import SlidePlan, write_slide
-from tiling.tile import TileSpec, tile_slide
+from tiling.tile import tile_slide
 
 BAG = 16  # tiles, to which all figures are brought
 

@@ -148,7 +148,8 @@ def best_of(work: Callable[[], object], times: int = 3) -> float:
 def measure_ours(slide: Path) -> float:
     """From the path of a slide to its bag on the disk."""
     from tiling.bag import write_bag
-    from tiling.tile import TileSpec, tile_slide
+    from tiling.spec import TileSpec
+    from tiling.tile import tile_slide
 
     bag_path = slide.with_suffix(f".{os.getpid()}.h5")
     spec = TileSpec(INSTANCES, TILE_PX, LONGEST_EDGE_PX)
@@ -160,7 +161,8 @@ def measure_ours(slide: Path) -> float:
 
 def corners_of(slide: Path) -> tuple[list[tuple[int, int]], int]:
     """The level-0 corners and side of the tiles that we choose, all inside the slide."""
-    from tiling.tile import TileSpec, tile_slide
+    from tiling.spec import TileSpec
+    from tiling.tile import tile_slide
 
     cache = slide.with_suffix(".json")
     if not cache.exists():
@@ -233,7 +235,7 @@ def workers(folder: Path, size_px: tuple[int, int], rounds: int) -> None:
     """Slides per minute with one and with two workers."""
     from tiling.batch import tile_batch
     from tiling.sources import SlideRef
-    from tiling.tile import TileSpec
+    from tiling.spec import TileSpec
     from tiling.workers import run_slides
 
     count, spec = 60, TileSpec(INSTANCES, TILE_PX, LONGEST_EDGE_PX)
@@ -258,7 +260,8 @@ def many(folder: Path, size_px: tuple[int, int], rounds: int) -> None:
     from tiling.bag import bag_path, write_bag
     from tiling.batch import tile_batch
     from tiling.sources import SlideRef
-    from tiling.tile import TileSpec, tile_slide
+    from tiling.spec import TileSpec
+    from tiling.tile import tile_slide
     from tiling.workers import run_slides
 
     run = partial(run_slides, workers=2)

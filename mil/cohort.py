@@ -1,5 +1,6 @@
 """The slides of a training: labels matched with bags, and what does not match said aloud."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ from tiling.features import is_features, read_feature_header
 
 
 class Cohort(NamedTuple):
-    """Labelled slides with a bag each, how many instances it holds, and the spec that all bags share.
+    """Labelled slides with a bag each, how many instances it holds, and what all bags are `made` with.
 
     The spec of bags of features says how many: `features`. `missing` has the labelled slides without a bag and, in the
-    column `error`, why; `unlabelled` names the bags without a label, which training does not use.
+    column `error`, why; `unlabelled` names the bags without a label, which training does not use. `votes` says, for
+    each bag, which fold of a ChipNet run picked its tiles, or "all"; None where none did.
     """
 
     labels: Labels
@@ -27,6 +29,7 @@ class Cohort(NamedTuple):
     bag_spec: dict[str, Any]
     missing: pd.DataFrame
     unlabelled: list[str]
+    votes: Sequence[str | None] = ()
 
 
 class Matched(NamedTuple):
@@ -81,8 +84,10 @@ def match(labels: Labels, path: Path, skip_missing: bool) -> Matched:
         return Matched(None, problems)
     unlabelled = sorted(bags.refs.keys() - set(table["slide_id"]))
     first = next(iter(headers.values()))
-    refs, sizes = [header.ref for header in headers.values()], [header.size for header in headers.values()]
-    return Matched(Cohort(chosen.at(np.array([*headers])), refs, sizes, first.spec, missing, unlabelled), problems)
+    found = [*headers.values()]
+    refs, sizes, votes = [each.ref for each in found], [each.size for each in found], [each.vote for each in found]
+    chosen = chosen.at(np.array([*headers]))
+    return Matched(Cohort(chosen, refs, sizes, first.spec, missing, unlabelled, votes), problems)
 
 
 def _for_example(bags: Bags) -> str:
@@ -90,11 +95,12 @@ def _for_example(bags: Bags) -> str:
 
 
 class _Header(NamedTuple):
-    """What is asked of a bag: where it is, how many instances it holds, and its spec."""
+    """What is asked of a bag: where it is, how many instances it holds, how it was made, and who picked them."""
 
     ref: BagRef
     size: int
     spec: dict[str, Any]
+    vote: str | None = None
 
 
 def _headers(refs: list[BagRef]) -> tuple[dict[int, _Header], list[MilError | TilingError]]:
@@ -121,7 +127,7 @@ def _headers(refs: list[BagRef]) -> tuple[dict[int, _Header], list[MilError | Ti
 
 def _tile_header(bag: BagRef) -> _Header:
     header = read_header(bag)
-    return _Header(bag, header.tiles, header.spec)
+    return _Header(bag, header.tiles, header.made, None if header.picked is None else header.picked.folds)
 
 
 def _feature_header(bag: BagRef) -> _Header:

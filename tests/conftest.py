@@ -5,6 +5,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores; read when torch is imported
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from tiling.slide import write_pyramid
+from tiling.sources import SlideRef
 
 GLASS, STROMA, NUCLEI = (244, 242, 245), (226, 160, 198), (120, 70, 150)
 
@@ -84,6 +86,22 @@ def trained(cohort: CohortFiles, bags: Path, tmp_path_factory: pytest.TempPathFa
     run = tmp_path_factory.mktemp("runs") / "run"
     assert main(["--bags", str(bags), "--labels", str(cohort.labels), "--out", str(run), *TRAIN_FLAGS]) == 0
     return Trained(cohort.slides, cohort.labels, bags, run)
+
+
+@pytest.fixture
+def chipnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The stand-in for ChipNet runs (tests.chipnet) wherever one is asked for; slides are worked on in this process."""
+    from tests.chipnet import in_place
+    from tiling import workers
+
+    def here(
+        task: Callable[[SlideRef], object], slides: Sequence[SlideRef], *_: object, **__: object
+    ) -> Iterator[object]:
+        return ((slide, workers.attempt(task, slide)) for slide in slides)
+
+    monkeypatch.setattr(workers, "run_slides", here)
+    with in_place():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,11 @@ from jsonargparse import Namespace
 
 import infer
 import train
+from tests.chipnet import make_chipnet
 from tests.conftest import TILING_FLAGS, TRAIN_FLAGS, CohortFiles, Trained, paint
 from tests.mil.pairs import environment
 from tiling import __main__ as tile
-from tiling import cli, merge, status
+from tiling import cli, merge, reselect, status
 from tiling.features import write_features
 from tiling.manifest import NOT_TILED
 from tiling.slide import write_pyramid
@@ -390,6 +391,45 @@ class TestFeatures:
     ) -> None:
         given = ("--run", trained.run, "--bags", features, "--out", tmp_path / "scores.csv")
         assert f"was trained on bags of tiles, and '{features}' holds feature files" in refusal(infer.main, *given)
+
+
+@pytest.mark.usefixtures("chipnets")
+class TestTilesThatAChipnetPicks:
+    def test_tile_train_and_score(self, refusal: Refusal, cohort: CohortFiles, tmp_path: Path) -> None:
+        """New slides are tiled as the run's own were: by the same ChipNet."""
+        bags, run = tmp_path / "bags", tmp_path / "run"
+        chipnet, other = make_chipnet(tmp_path / "chipnet"), make_chipnet(tmp_path / "other", np.eye(7))
+        picking = ["--rank", "attention", "--chipnet", str(chipnet), "--instances", "3"]
+        assert tile.main([str(cohort.slides), "--out", str(bags), *TILING_FLAGS, *picking]) == 0
+        assert train.main(["--bags", str(bags), "--labels", str(cohort.labels), "--out", str(run), *TRAIN_FLAGS]) == 0
+        given = ["--run", str(run), "--device", "cpu", "--out"]
+        tables = [tmp_path / "of slides.csv", tmp_path / "of bags.csv"]
+        of_slides = [*given, str(tables[0]), "--slides", str(cohort.slides)]
+        assert infer.main([*of_slides, "--chipnet", str(chipnet)]) == 0
+        assert infer.main([*given, str(tables[1]), "--bags", str(bags)]) == 0
+        assert tables[0].read_text() == tables[1].read_text()
+        refusal.capsys.readouterr()
+        assert "trained on tiles that a ChipNet picked: give --chipnet RUN" in refusal(infer.main, *of_slides)
+        said = refusal(infer.main, *of_slides, "--chipnet", other)
+        assert re.search("has the digest [0-9a-f]{16}, and the tiles that the run was trained on were picked by", said)
+        assert "and bags have their tiles; leave it out" in refusal(
+            infer.main, *given, tables[1], "--bags", bags, "--chipnet", chipnet
+        )
+        assert reselect.main([str(bags), "--out", str(tmp_path / "others"), "--chipnet", str(other)]) == 0
+        assert infer.main([*given, str(tables[1]), "--bags", str(tmp_path / "others")]) == 1
+        assert pd.read_csv(tables[1])["error"].str.contains("made with another chipnet than the run").all()
+
+    def test_chipnet_where_it_says_nothing(
+        self, refusal: Refusal, cohort: CohortFiles, trained: Trained, tmp_path: Path
+    ) -> None:
+        chipnet = make_chipnet(tmp_path / "chipnet")
+        given = (cohort.slides, "--out", tmp_path / "bags")
+        assert "--chipnet says nothing with --rank tissue" in refusal(tile.main, *given, "--chipnet", chipnet)
+        assert "--rank box needs a ChipNet that looks" in refusal(tile.main, *given, "--rank", "box")
+        scoring = ("--run", trained.run, "--slides", cohort.slides, "--out", tmp_path / "scores.csv")
+        assert "the run's tiles were picked without one; leave it out" in refusal(
+            infer.main, *scoring, "--chipnet", chipnet
+        )
 
 
 class TestInfer:

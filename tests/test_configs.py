@@ -14,7 +14,7 @@ from mil.recipe import Recipe
 from tests.conftest import CohortFiles
 from tiling import __main__ as tile
 from tiling import cli
-from tiling.tile import TileSpec
+from tiling.spec import TileSpec
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.name.removesuffix(".train.yaml") for path in CONFIGS.glob("*.train.yaml"))

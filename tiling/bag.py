@@ -27,6 +27,7 @@ FORMAT = "gigabag"
 MERGED_FORMAT = "gigabag-merged"
 FORMAT_VERSION = 1
 SUFFIX = ".h5"
+CHIPNET = "chipnet"  # the setting that says whose tiles they are
 
 _ARRAYS = ("x0", "y0", "score", "tissue")
 
@@ -54,6 +55,19 @@ class BagRef(NamedTuple):
         return "delete it and tile its slide again" if self.group == "/" else "merge the bags again"
 
 
+class Picked(NamedTuple):
+    """How a ChipNet took part in the choice of a slide's tiles.
+
+    `run` is the hex digest of its run, `folds` the fold whose network looked (the one that had not seen the slide) or
+    "all", `peakedness` of its map in 0 to 1, `by` what decided: attention, or what stands in for a flat map.
+    """
+
+    run: str
+    folds: str
+    peakedness: float
+    by: str
+
+
 @dataclass(frozen=True)
 class BagHeader:
     """What a bag says of its slide and of how it was made; sizes and corners are level-0 pixels.
@@ -61,7 +75,8 @@ class BagHeader:
     `mpp` is µm per level-0 pixel (None where unknown), `mpp_from` says whether a table, the file, or the default gave
     it, `slide_bytes` is the size of the slide's file, `spec` the settings of the tiler, `side0_px` the side of every
     tile, `overview_downsample` level-0 pixels per overview pixel, `overview_seen` the share of the overview that was
-    read and not interpolated, `train_px` the side of the small copies (None where there are none).
+    read and not interpolated, `train_px` the side of the small copies (None where there are none), `picked` how a
+    ChipNet picked the tiles (None where none did).
     """
 
     slide_id: str
@@ -79,7 +94,13 @@ class BagHeader:
     overview_downsample: float
     overview_seen: float
     train_px: int | None = None
+    picked: Picked | None = None
     software: str = field(default_factory=software)
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What bags that are used together must share: the spec, and the ChipNet run that picked the tiles, if any."""
+        return self.spec if self.picked is None else {**self.spec, CHIPNET: self.picked.run}
 
 
 @dataclass(frozen=True)
@@ -129,9 +150,9 @@ def small_serves(header: BagHeader, px: int | None) -> bool:
 
 
 def differing(spec: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Names of the settings by which bags of two specs cannot be used together: those that lead to other pixels.
+    """Names of the settings by which bags cannot be used together, given what they were `made` with.
 
-    All lossless codecs are one, whatever their quality and chroma.
+    They are those that lead to other pixels. All lossless codecs are one, whatever their quality and chroma.
     """
     first, second = _that_make_pixels(spec), _that_make_pixels(other)
     return sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
@@ -255,6 +276,8 @@ def _write(group: h5py.Group, bag: Bag) -> None:
         mpp=np.nan if header.mpp is None else header.mpp, mpp_from=header.mpp_from, vendor=header.vendor,
         spec=json.dumps(header.spec, sort_keys=True), codec=header.codec, side0_px=header.side0_px,
     )  # fmt: skip
+    if header.picked is not None:
+        group.attrs.update({f"picked_{name}": value for name, value in header.picked._asdict().items()})
     _write_pictures(group, "tiles", header.codec, bag.tiles)
     if bag.small is not None:
         _write_pictures(group, "small", header.codec, bag.small).attrs["px"] = header.train_px
@@ -344,5 +367,13 @@ def _header(group: h5py.Group, ref: BagRef) -> BagHeader:
         overview_downsample=float(group["overview"].attrs["downsample"]),
         overview_seen=float(group["overview"].attrs["seen"]),
         train_px=int(group["small"].attrs["px"]) if "small" in group else None,
+        picked=_picked(attrs),
         software=str(attrs["software"]),
     )
+
+
+def _picked(attrs: Any) -> Picked | None:
+    if "picked_run" not in attrs:
+        return None
+    run, folds, by = (str(attrs[f"picked_{name}"]) for name in ("run", "folds", "by"))
+    return Picked(run, folds, float(attrs["picked_peakedness"]), by)

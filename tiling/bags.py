@@ -6,7 +6,7 @@ A folder of feature files is listed in the same way; `tiling.features.is_feature
 from pathlib import Path
 from typing import NamedTuple
 
-from tiling.bag import SUFFIX, BagRef, merged_ref, read_merged
+from tiling.bag import SUFFIX, BagRef, bag_path, merged_ref, read_merged
 from tiling.errors import BagError, InputError
 from tiling.manifest import NOT_TILED, ManifestRow, read_manifest
 
@@ -41,7 +41,7 @@ def open_bags(path: Path) -> Bags:
         if not names and (path / _CLAM_FEATURES).is_dir():  # beside pt_files, in the folder that CLAM is given
             path = path / _CLAM_FEATURES
             names = _names(path)
-        return Bags(path, {name: BagRef(path / f"{name}{SUFFIX}") for name in names}, read_manifest(path))
+        return Bags(path, {name: ref_in(path, name) for name in names}, read_manifest(path))
     if not path.exists():
         raise InputError(
             f"no such folder of bags: {str(path)!r} (nor a merged file); check the path, or make it with "
@@ -52,7 +52,12 @@ def open_bags(path: Path) -> Bags:
         manifest = {row["slide_id"]: ManifestRow(**row, seconds=0.0) for row in rows}
     except (KeyError, TypeError) as error:
         raise BagError(f"{str(path)!r} has a manifest that cannot be read ({error}); merge the bags again") from error
-    return Bags(path, {name: merged_ref(path, name) for name in names}, manifest)
+    return Bags(path, {name: ref_in(path, name) for name in names}, manifest)
+
+
+def ref_in(path: Path, name: str) -> BagRef:
+    """Where the bag of that name is in a folder of bags or a merged file."""
+    return BagRef(bag_path(path, name)) if path.is_dir() else merged_ref(path, name)
 
 
 def _names(folder: Path) -> list[str]:
@@ -60,6 +65,11 @@ def _names(folder: Path) -> list[str]:
 
 
 def portable(manifest: dict[str, ManifestRow]) -> list[dict[str, object]]:
-    """The rows of a manifest as a merged file keeps them: without seconds, for the same bags give the same bytes."""
+    """The rows of a manifest as a merged file keeps them: without seconds, for the same bags give the same bytes.
+
+    A note that says nothing is left out too, for older versions know of none.
+    """
     rows = [manifest[name]._asdict() for name in sorted(manifest)]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key != "seconds" and (key, value) != ("note", "")} for row in rows
+    ]

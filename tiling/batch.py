@@ -3,21 +3,24 @@
 import errno
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tiling.bag import Bag, BagHeader, bag_path, read_header, write_bag
+from tiling.bag import CHIPNET, Bag, BagHeader, bag_path, read_header, write_bag
 from tiling.errors import BagError, InputError, OutputError, SlideError, TilingError
 from tiling.manifest import NOT_TILED, ManifestRow, read_manifest, read_own, write_manifest
 from tiling.output import make_writable, sweep, written_name
+from tiling.picker import Chipnet, look_at
+from tiling.places import note_on
 from tiling.progress import progress, shown
 from tiling.shards import WHOLE, Shard
 from tiling.sources import SlideRef
-from tiling.tile import NO_TISSUE, TileSpec, tile_slide
+from tiling.spec import TileSpec
+from tiling.tile import NO_TISSUE, tile_slide
 
 Results = Generator[tuple[SlideRef, ManifestRow | Exception], None, None]
 Runner = Callable[[Callable[[SlideRef], ManifestRow], Sequence[SlideRef]], Results]
@@ -27,25 +30,56 @@ _NOTHING_CAN_BE_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES
 
 
 def tile_batch(
-    slides: Sequence[SlideRef], spec: TileSpec, out: Path, run: Runner, overwrite: bool = False, shard: Shard = WHOLE
+    slides: Sequence[SlideRef],
+    spec: TileSpec,
+    out: Path,
+    run: Runner,
+    overwrite: bool = False,
+    shard: Shard = WHOLE,
+    chipnet: Chipnet | None = None,
 ) -> list[ManifestRow]:
     """Write a bag for each slide into `out`, and the shard's manifest; gives the rows of these slides, in their order.
 
-    `run(task, slides)` does the work, as `tiling.workers.run_slides` does it. A bag that is complete and has the same
-    spec is kept. Raises InputError, before any work, where `out` cannot be written or holds a bag of another spec or
-    another file and `overwrite` is false; OutputError where no further bag can be written.
+    `run(task, slides)` does the work, as `tiling.workers.run_slides` does it. A bag that is complete, has the same spec
+    and was picked by the same ChipNet, if any, is kept. Raises InputError, before any work, where `out` cannot be
+    written or holds a bag made otherwise or of another file and `overwrite` is false; OutputError where no further bag
+    can be written.
+    """
+    make = partial(bag_of, spec, chipnet=chipnet)
+    return make_bags(slides, make, made_with(spec, chipnet), out, run, overwrite, shard)
+
+
+def made_with(spec: TileSpec, chipnet: Chipnet | None) -> dict[str, Any]:
+    """What the headers of bags that are made so will say of it (`BagHeader.made`)."""
+    return {**asdict(spec), **({} if chipnet is None else {CHIPNET: chipnet.digest})}
+
+
+def make_bags(
+    slides: Sequence[SlideRef],
+    make: Callable[[SlideRef], Bag],
+    wanted: dict[str, Any],
+    out: Path,
+    run: Runner,
+    overwrite: bool = False,
+    shard: Shard = WHOLE,
+    others: Mapping[str, ManifestRow] | None = None,
+) -> list[ManifestRow]:
+    """As `tile_batch`, with any way to `make` the bag of a slide; `wanted` is what all bags must be `made` with.
+
+    `others` are rows of slides of which nothing can be made, for the manifest.
     """
     make_writable(out)
     sweep(out)
     before = read_manifest(out)
-    rows = {} if overwrite else _finished_rows(slides, spec, out, before)
+    rows = {} if overwrite else _finished_rows(slides, wanted, out, before)
     todo = [slide for slide in slides if slide.slide_id not in rows]
     manifest = _Ledger(out, shard, before)
-    manifest.save({slide.slide_id: rows.get(slide.slide_id) or _waiting(slide) for slide in slides})
+    listed = {slide.slide_id: rows.get(slide.slide_id) or _waiting(slide) for slide in slides}
+    manifest.save({**(others or {}), **listed})
     try:
         with (
             progress(len(slides), "slide", "tiling", initial=len(rows)) as bar,
-            closing(run(partial(_tile_one, spec, out), todo)) as results,
+            closing(run(partial(_make_one, make, out), todo)) as results,
         ):
             for slide, result in results:
                 if isinstance(result, OutputError):
@@ -91,9 +125,8 @@ class _Ledger:
 
 
 def _finished_rows(
-    slides: Sequence[SlideRef], spec: TileSpec, out: Path, before: dict[str, ManifestRow]
+    slides: Sequence[SlideRef], wanted: dict[str, Any], out: Path, before: dict[str, ManifestRow]
 ) -> dict[str, ManifestRow]:
-    wanted = asdict(spec)
     found = {slide.slide_id: _finished(slide, wanted, out, before) for slide in slides}
     return {slide_id: row for slide_id, row in found.items() if row is not None}
 
@@ -107,7 +140,8 @@ def _finished(slide: SlideRef, wanted: dict[str, Any], out: Path, before: dict[s
         header = read_header(path)
     except BagError:
         return None  # not ours or damaged: made again
-    changed = [name for name, value in wanted.items() if header.spec.get(name) != value]
+    made = header.made
+    changed = [name for name, value in {CHIPNET: None, **wanted}.items() if made.get(name) != value]
     if changed:
         raise InputError(
             f"{str(path)!r} was made with another {', '.join(changed)}; "
@@ -121,7 +155,7 @@ def _finished(slide: SlideRef, wanted: dict[str, Any], out: Path, before: dict[s
     row = before.get(slide.slide_id)
     if row is not None and row.status == "done":
         return row
-    return ManifestRow(slide.slide_id, str(slide.path), "done", header.tiles, 0.0, "")
+    return ManifestRow(slide.slide_id, str(slide.path), "done", header.tiles, 0.0, "", note_on(header.picked))
 
 
 def _same_mpp(slide: SlideRef, header: BagHeader) -> bool:
@@ -141,26 +175,29 @@ def _size_of(path: Path) -> int | None:
         return None
 
 
-def bag_of(spec: TileSpec, slide: SlideRef) -> Bag:
+def bag_of(spec: TileSpec, slide: SlideRef, chipnet: Chipnet | None = None) -> Bag:
     """The bag of a slide, made in memory."""
-    return tile_slide(slide.path, spec, slide.slide_id, slide.mpp, slide.default_mpp)
+    look = None if chipnet is None else partial(look_at, chipnet, slide.slide_id, slide.patient_id)
+    return tile_slide(slide.path, spec, slide.slide_id, slide.mpp, slide.default_mpp, look=look)
 
 
-def _tile_one(spec: TileSpec, out: Path, slide: SlideRef) -> ManifestRow:
+def _make_one(make: Callable[[SlideRef], Bag], out: Path, slide: SlideRef) -> ManifestRow:
     start = time.perf_counter()
     path = bag_path(out, slide.slide_id)
     try:
         path.unlink(missing_ok=True)  # it is damaged or to be overwritten, and must not outlive a failure
     except OSError as error:
         raise _not_written(path, error) from error
-    bag = bag_of(spec, slide)
+    bag = make(slide)
     if len(bag):
         try:
             write_bag(path, bag)
         except OSError as error:
             raise _not_written(path, error) from error
     status, error_text = ("done", "") if len(bag) else ("empty", NO_TISSUE)
-    return ManifestRow(slide.slide_id, str(slide.path), status, len(bag), time.perf_counter() - start, error_text)
+    seconds = time.perf_counter() - start
+    note = note_on(bag.header.picked)
+    return ManifestRow(slide.slide_id, str(slide.path), status, len(bag), seconds, error_text, note)
 
 
 def _not_written(path: Path, error: OSError) -> TilingError:

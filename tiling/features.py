@@ -38,6 +38,11 @@ class FeatureHeader:
     channels: int
     spec: dict[str, Any]
 
+    @property
+    def made(self) -> dict[str, Any]:
+        """What files that are used together must share: the spec."""
+        return self.spec
+
 
 @dataclass(frozen=True)
 class FeatureBag:

@@ -16,7 +16,7 @@ _NAME = re.compile(r"manifest(?:-(\d+)-of-(\d+))?\.csv")
 
 
 class ManifestRow(NamedTuple):
-    """What became of a slide; `error` says why it has no bag.
+    """What became of a slide; `error` says why it has no bag, `note` what is to be known of one that it has.
 
     `status` is done, empty (no tissue), failed, or waiting (the batch has not come to it yet, or was ended before).
     """
@@ -27,6 +27,7 @@ class ManifestRow(NamedTuple):
     tiles: int
     seconds: float
     error: str
+    note: str = ""
 
 
 class Manifest(NamedTuple):
@@ -74,7 +75,13 @@ def _read(path: Path) -> dict[str, ManifestRow]:
         with path.open(newline="", encoding="utf-8") as file:
             return {
                 row["slide_id"]: ManifestRow(
-                    row["slide_id"], row["path"], row["status"], int(row["tiles"]), float(row["seconds"]), row["error"]
+                    row["slide_id"],
+                    row["path"],
+                    row["status"],
+                    int(row["tiles"]),
+                    float(row["seconds"]),
+                    row["error"],
+                    row.get("note") or "",  # older manifests have none
                 )
                 for row in csv.DictReader(file)
             }

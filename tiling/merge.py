@@ -108,7 +108,7 @@ def _refuse_unfit(refs: dict[str, BagRef]) -> None:
     with progress(len(refs), "bag", "checking") as bar:
         for name, ref in refs.items():
             try:
-                specs[name] = read_header(ref).spec
+                specs[name] = read_header(ref).made
             except BagError as error:
                 damaged.append((name, error))
             bar.update()

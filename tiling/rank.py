@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+BLACK = 3 * 255  # the darkness of a black pixel
+
 _LEFT_OUT = 64  # a strip this part of a cell wide, all in all, may be left out for the recipe's number of cells
 _BINS = 16  # of compressed tiles, by their bytes
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -88,9 +90,13 @@ def darkness(picture: Picture, grid: Grid) -> np.ndarray:
 
 
 def _mean_darkness(rgb: np.ndarray, counted: np.ndarray, grid: Grid) -> np.ndarray:
-    light = rgb[..., 0].astype(np.int32) + rgb[..., 1] + rgb[..., 2]
-    cells = per_cell((765 - light) * counted, grid)[..., 0]
-    return cells.sum(axis=2, dtype=np.int64) / (765 * cells.shape[2])
+    cells = per_cell(darkness_of(rgb) * counted, grid)[..., 0]
+    return cells.sum(axis=2, dtype=np.int64) / (BLACK * cells.shape[2])
+
+
+def darkness_of(rgb: np.ndarray) -> np.ndarray:
+    """Int32 (H, W), 0 for white to BLACK, of an RGB uint8 (H, W, 3) picture."""
+    return BLACK - (rgb[..., 0].astype(np.int32) + rgb[..., 1] + rgb[..., 2])
 
 
 def texture(picture: Picture, grid: Grid) -> np.ndarray:
@@ -137,25 +143,38 @@ def mean_per_cell(score_map: np.ndarray, grid: Grid, width0_px: int, height0_px:
 
     A cell that reaches beyond the slide has the mean of its part inside.
     """
-    sums = np.zeros((score_map.shape[0] + 1, score_map.shape[1] + 1))
-    sums[1:, 1:] = score_map.cumsum(axis=0).cumsum(axis=1)
-    y = _edges(grid.y0, grid.side0_px, grid.rows, height0_px, score_map.shape[0])
-    x = _edges(grid.x0, grid.side0_px, grid.columns, width0_px, score_map.shape[1])
-    total = np.diff(np.diff(_at(_at(sums, y, axis=0), x, axis=1), axis=0), axis=1)
-    area = np.diff(y)[:, None] * np.diff(x)
+    total, area = sum_per_cell(score_map, grid, 0, 0, width0_px, height0_px)
     return total / np.maximum(area, np.finfo(float).tiny)
 
 
-def _edges(start0: int, side0_px: int, cells: int, length0_px: int, map_px: int) -> np.ndarray:
-    """Where the edges of cells lie on the map, which ends where the slide does."""
+def sum_per_cell(
+    values: np.ndarray, grid: Grid, x0: float, y0: float, width0_px: float, height0_px: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of a map's values (H, W) in each cell, and how many pixels of the map lie in it; each (rows, columns).
+
+    The map lies over the level-0 rectangle of that corner and size, beyond which there is nothing. A pixel that edges
+    of cells cut counts for each by its share, so that the sums of all cells make that of the map where they cover it.
+    """
+    y = _edges(grid.y0 - y0, grid.side0_px, grid.rows, height0_px, values.shape[0])
+    x = _edges(grid.x0 - x0, grid.side0_px, grid.columns, width0_px, values.shape[1])
+    # One axis after the other: where there is nothing, the sum is exactly 0.
+    total = _between(_between(values, y, axis=0), x, axis=1)
+    return total, np.diff(y)[:, None] * np.diff(x)
+
+
+def _edges(start0: float, side0_px: int, cells: int, length0_px: float, map_px: int) -> np.ndarray:
+    """Where the edges of cells lie on the map."""
     return np.clip((start0 + side0_px * np.arange(cells + 1)) * (map_px / length0_px), 0, map_px)
 
 
-def _at(sums: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
-    """Cumulated sums at fractional places along an axis."""
-    low = np.minimum(places.astype(np.int64), sums.shape[axis] - 2)
-    share = (places - low)[:, None] if axis == 0 else places - low
-    return sums.take(low, axis) * (1 - share) + sums.take(low + 1, axis) * share
+def _between(values: np.ndarray, edges: np.ndarray, axis: int) -> np.ndarray:
+    """The sums of values along an axis between each two edges, at fractional places."""
+    none = np.zeros_like(values.take([0], axis), np.float64)
+    sums = np.concatenate([none, values.cumsum(axis, np.float64)], axis)
+    low = np.minimum(edges.astype(np.int64), values.shape[axis] - 1)
+    share = (edges - low)[:, None] if axis == 0 else edges - low
+    before = sums.take(low, axis)
+    return np.diff(before + (sums.take(low + 1, axis) - before) * share, axis=axis)
 
 
 class Rank(NamedTuple):

@@ -39,6 +39,11 @@ class View(NamedTuple):
         """Whether there was something to interpolate."""
         return bool(self.bytes.max() > 0)
 
+    @property
+    def share_seen(self) -> float:
+        """The share of the slide that was read and not interpolated."""
+        return float(self.seen[self.inside].mean())
+
     def tissue(self) -> np.ndarray:
         """Bool (rows · cell, columns · cell), True on tissue; the padding would pass for glass, and is left out."""
         mask = np.zeros(self.rgb.shape[:2], bool)

@@ -14,6 +14,7 @@ from PIL import Image
 from tiling.bag import (
     Bag,
     BagHeader,
+    Picked,
     differing,
     merged_ref,
     read_bag,
@@ -269,3 +270,18 @@ class TestRefused:
         write_bag(tmp_path / "a.h5", replace(make_bag(), x0=np.arange(7)))
         with pytest.raises(BagError, match="arrays of different lengths"):
             read_bag(tmp_path / "a.h5")
+
+
+def test_bag_says_who_picked_its_tiles(tmp_path: Path) -> None:
+    bag = make_bag()
+    assert bag.header.made == bag.header.spec
+    picked = replace(bag, header=replace(bag.header, picked=Picked("0123abcd", "site é", 0.25, "attention")))
+    write_bag(tmp_path / "a.h5", picked)
+    assert_same(read_bag(tmp_path / "a.h5"), picked)
+    assert read_header(tmp_path / "a.h5").made == {"size": 16, "mpp": None, "chipnet": "0123abcd"}
+    with h5py.File(tmp_path / "a.h5") as file:
+        said = {name: file.attrs[name] for name in file.attrs if name.startswith("picked")}
+    assert said == {
+        "picked_run": "0123abcd", "picked_folds": "site é", "picked_peakedness": 0.25, "picked_by": "attention",
+    }  # fmt: skip
+    assert differing(bag.header.made, picked.header.made) == ["chipnet"]

@@ -15,6 +15,7 @@ ROWS = {
     "a": ManifestRow("a", "/x/a.svs", "done", 3, 1.5, ""),
     "bare": ManifestRow("bare", "/x/bare.svs", "empty", 0, 0.5, "no tissue was found"),
     "gone": ManifestRow("gone", "/x/gone.svs", "done", 3, 0.5, ""),
+    "b": ManifestRow("b", "/x/b.svs", "done", 3, 0.5, "", "the map was nearly flat"),
 }
 
 
@@ -37,6 +38,11 @@ def test_folder_and_merged_file_are_alike(tmp_path: Path) -> None:
         assert found.why_missing("bare") == "no tissue was found"
         assert found.why_missing("gone") == "its bag is gone"
         assert found.why_missing("new") == NOT_TILED
+
+
+def test_notes_go_along_and_empty_ones_are_left_out() -> None:
+    rows = {"a": ROWS["a"], "b": ManifestRow("b", "/b", "done", 3, 0.5, "", "the map was nearly flat")}
+    assert [row.get("note") for row in portable(rows)] == [None, "the map was nearly flat"]
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:

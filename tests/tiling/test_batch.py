@@ -11,16 +11,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.chipnet import in_place, make_chipnet, with_it
 from tests.conftest import STROMA, TILING_FLAGS, CohortFiles, make_cohort, paint
+from tiling.bag import read_header
 from tiling.batch import Results, Runner, tile_batch
 from tiling.errors import InputError
 from tiling.manifest import ManifestRow, read_manifest
+from tiling.picker import open_chipnet
 from tiling.shards import Shard
 from tiling.slide import write_pyramid
 from tiling.sources import SlideRef, find_slides
-from tiling.tile import TileSpec
+from tiling.spec import TileSpec
 from tiling.workers import run_slides
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +58,34 @@ def test_same_bytes_whatever_the_shards(cohort: CohortFiles, tmp_path: Path) -> 
     }
     assert [*read_manifest(tmp_path / "shards")] != []
     assert {row.status for row in read_manifest(tmp_path / "shards").values()} == {"done"}
+
+
+def test_chipnet_looks_in_worker_processes(cohort: CohortFiles, tmp_path: Path) -> None:
+    """The task travels to them with the path of the run; a note says where its map was flat."""
+    slides = find_slides([cohort.slides])[:3]
+    spec = replace(SPEC, rank="attention", instances=2)
+    with in_place():
+        chipnet, flat = (
+            open_chipnet(make_chipnet(tmp_path / name, map_GG))
+            for name, map_GG in (("dark", None), ("flat", np.ones((7, 7))))
+        )
+
+    def run(task: Callable[[SlideRef], ManifestRow], todo: Sequence[SlideRef]) -> Results:
+        return run_slides(partial(with_it, task), todo, workers=2)
+
+    rows = tile_batch(slides, spec, tmp_path / "dark bags", run, chipnet=chipnet)
+    assert [(row.status, row.tiles, row.note) for row in rows] == [("done", 2, "")] * 3
+    assert read_header(tmp_path / "dark bags" / "s01.h5").picked[:2] == (chipnet.digest, "all")  # type: ignore[index]
+    rows = tile_batch(slides, spec, tmp_path / "flat bags", run, chipnet=flat)
+    note = "the map was nearly flat (peakedness 0.000, below 0.02): tissue decided"
+    assert [(row.status, row.error, row.note) for row in rows] == [("done", "", note)] * 3
+    assert read_manifest(tmp_path / "flat bags")["s00"].note == note
+    (tmp_path / "flat bags" / "manifest.csv").unlink()
+    assert [row.note for row in tile_batch(slides, spec, tmp_path / "flat bags", run, chipnet=flat)] == [note] * 3
+    with pytest.raises(InputError, match=r"s00.h5' was made with another chipnet; choose another --out"):
+        tile_batch(slides, spec, tmp_path / "flat bags", run, chipnet=chipnet)
+    with pytest.raises(InputError, match=r"s00.h5' was made with another attention_share; choose another --out"):
+        tile_batch(slides, replace(spec, attention_share=0.5), tmp_path / "flat bags", run, chipnet=flat)
 
 
 class TestOneBatch:

@@ -18,9 +18,18 @@ def test_round_trip(tmp_path: Path) -> None:
     rows = {
         "b\n,\"'": ManifestRow("b\n,\"'", "/x", "failed", 0, 0.0, "it, is\nso"),
         "ä": ManifestRow("ä", "/y z", "done", 16, 1.25, ""),
+        "c": ManifestRow("c", "/c", "done", 16, 1.25, "", "the map was nearly flat"),
     }
     write_manifest(tmp_path, rows)
     assert read_manifest(tmp_path) == rows
+
+
+def test_older_manifest_has_no_notes(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("slide_id,path,status,tiles,seconds,error\na,/a,done,3,0.5,\n")
+    assert read_manifest(tmp_path) == {"a": ManifestRow("a", "/a", "done", 3, 0.5, "", "")}
+    write_manifest(tmp_path, read_manifest(tmp_path))
+    header, row = (tmp_path / "manifest.csv").read_text().splitlines()
+    assert (header, row) == ("slide_id,path,status,tiles,seconds,error,note", "a,/a,done,3,0.5,,")
 
 
 def test_other_table(tmp_path: Path) -> None:

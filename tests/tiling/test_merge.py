@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,7 +13,7 @@ import pytest
 from tests.conftest import TILING_FLAGS, CohortFiles
 from tests.tiling.test_bag import assert_same, make_bag
 from tiling import __main__ as tile
-from tiling.bag import read_bag, write_bag
+from tiling.bag import Picked, read_bag, write_bag
 from tiling.bags import open_bags
 from tiling.manifest import ManifestRow, read_manifest, write_manifest
 from tiling.merge import main
@@ -104,6 +105,20 @@ class TestMerge:
             manifest = open_bags(out).manifest
             assert (manifest["s00"].status, manifest["lost"].error) == ("done", "cut short")
         assert (tmp_path / "0.h5").read_bytes() == (tmp_path / "1.h5").read_bytes()
+
+    def test_what_two_chipnets_picked_is_kept_apart(
+        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name, chipnet in (("s00", "abc"), ("s01", "def")):
+            bag = read_bag(folder / f"{name}.h5")
+            (tmp_path / chipnet).mkdir()
+            picked = Picked(chipnet, "0", 0.5, "attention")
+            write_bag(tmp_path / chipnet / f"{name}.h5", replace(bag, header=replace(bag.header, picked=picked)))
+        assert run(tmp_path / "abc", "--out", tmp_path / "one.h5") == 0
+        merged = read_bag(open_bags(tmp_path / "one.h5").refs["s00"])
+        assert merged.header.picked == Picked("abc", "0", 0.5, "attention")
+        assert run(tmp_path / "abc", tmp_path / "def", "--out", tmp_path / "two.h5") == 2
+        assert "were made with different chipnet and cannot be used together" in capsys.readouterr().err
 
     def test_lossless_bags_go_together(self, tmp_path: Path) -> None:
         for name, codec in (("a", "raw"), ("b", "png")):

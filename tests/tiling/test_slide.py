@@ -12,7 +12,8 @@ from PIL import Image
 
 from tiling.errors import SlideError
 from tiling.slide import Slide, open_slide, write_pyramid
-from tiling.tile import TileSpec, tile_slide
+from tiling.spec import TileSpec
+from tiling.tile import tile_slide
 
 
 def coordinates(width: int, height: int) -> np.ndarray:

@@ -1,16 +1,21 @@
 """From a slide to its bag: the right cells, the right pixels, the right frame."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import GLASS, NUCLEI, STROMA, paint
+from tiling.bag import Picked
 from tiling.errors import InputError, SlideError
+from tiling.pick import AttentionMap
 from tiling.resample import resize
 from tiling.slide import open_slide, write_pyramid
+from tiling.spec import TileSpec
 from tiling.synthetic.histology import LOOKS, draw_slide
-from tiling.tile import TileSpec, tile_slide
+from tiling.tile import tile_slide
 
 
 @pytest.fixture
@@ -162,35 +167,98 @@ def test_picture_too_small_for_the_scale(tmp_path: Path) -> None:
         tile_slide(tmp_path / "a.tiff", TileSpec())
 
 
-class TestTileSpec:
-    def test_default_is_the_published_scale(self) -> None:
-        spec = TileSpec()
-        assert (spec.instances, spec.size, spec.longest_edge, spec.mpp, spec.downsample) == (
-            16,
-            1024,
-            20000,
-            None,
-            None,
-        )
-        assert TileSpec(mpp=0.5).longest_edge is None
+class TestAttention:
+    """The map lies over a square of 640 px, of which the slide fills the middle: 128 px are left above and below."""
 
-    @pytest.mark.parametrize(
-        ("wrong", "sentence"),
-        [
-            ({"mpp": 1.0, "downsample": 2.0}, "give one scale, not 2"),
-            ({"instances": 0}, "--instances must be at least 1, not 0"),
-            ({"size": -5}, "--size must be at least 8, not -5"),
-            ({"mpp": 0.0}, "--mpp must be at least 0.01, not 0.0"),
-            ({"downsample": float("nan")}, "--downsample must be a finite number, not nan"),
-            ({"min_tissue": 1.5}, "--min-tissue must be from 0 to 1, not 1.5"),
-            ({"quality": 101}, "--quality must be from 1 to 100, not 101"),
-            ({"chroma": 411}, "--chroma is one of 420, 422, 444, not 411"),
-            ({"codec": "jxl"}, "--codec is one of jpeg, webp, png, raw, not 'jxl'"),
-            ({"train_px": 0}, "--train-px must be at least 1, not 0"),
-            ({"train_px": 1024}, "--train-px must be less than --size, which is 1024, not 1024"),
-            ({"rank": "best"}, "--rank is one of tissue, darkness, texture, uniform, not 'best'"),
-        ],
-    )
-    def test_wrong_values(self, wrong: dict[str, object], sentence: str) -> None:
-        with pytest.raises(InputError, match=sentence):
-            TileSpec(**wrong)  # type: ignore[arg-type]
+    SPEC = TileSpec(size=128, downsample=1, codec="png", min_tissue=0.5, rank="attention")
+
+    @staticmethod
+    def looking(*cells: tuple[int, int], rest: float = 0.0) -> Callable[[np.ndarray], AttentionMap]:
+        """A map of 5 x 5, whose cells are 128 px: each of these has a half of what is left of the one before."""
+        map_GG = np.full((5, 5), rest)
+        for place, cell in enumerate(cells):
+            map_GG[cell] = 0.5**place
+        return lambda overview_rgb: AttentionMap(map_GG / map_GG.sum(), "3", "abc")
+
+    def corners(self, slide: Path, spec: TileSpec, *cells: tuple[int, int]) -> list[tuple[int, int]]:
+        bag = tile_slide(slide, spec, look=self.looking(*cells))
+        return list(zip(bag.x0.tolist(), bag.y0.tolist(), strict=True))
+
+    def test_tiles_where_it_looks(self, slide: Path) -> None:
+        # Row 3 and column 1 of the map are y0 256 and x0 128 on the slide; nothing of column 4 is tissue.
+        spec = self.SPEC
+        assert self.corners(slide, spec, (2, 4), (3, 1), (2, 1)) == [(128, 256), (128, 128), (256, 128), (256, 256)]
+        assert self.corners(slide, replace(spec, attention_share=0.25, instances=3), (3, 1), (2, 1)) == [
+            (128, 256), (256, 128), (128, 128),
+        ]  # fmt: skip
+        assert self.corners(slide, replace(spec, min_distance=1.2), (3, 1), (2, 1)) == [(128, 256), (256, 128)]
+
+    def test_bag_says_who_looked_and_how(self, slide: Path) -> None:
+        bag = tile_slide(slide, self.SPEC, look=self.looking((3, 1), (2, 1)))
+        shares = np.array([2, 1]) / 3
+        # Four cells of the map have tissue, and no other has attention.
+        peak = 1 + (shares * np.log(shares)).sum() / np.log(4)
+        assert bag.header.picked == Picked("abc", "3", pytest.approx(peak), "attention")
+        np.testing.assert_allclose(bag.score, [2 / 3, 1 / 3, 0, 0])
+        assert bag.tissue.min() > 0.95
+
+    def test_flat_map_leaves_it_to_tissue(self, slide: Path) -> None:
+        bag = tile_slide(slide, self.SPEC, look=self.looking(rest=1.0))
+        assert bag.header.picked == Picked("abc", "3", pytest.approx(0, abs=1e-9), "tissue (flat map)")
+        tissue = tile_slide(slide, replace(self.SPEC, rank="tissue"))
+        assert (bag.x0[0], bag.y0[0]) == (256, 128)
+        assert {*zip(bag.x0, bag.y0, strict=True)} == {*zip(tissue.x0, tissue.y0, strict=True)}
+        np.testing.assert_allclose(np.sort(bag.score), np.sort(tissue.score), atol=0.01)
+        assert tissue.header.picked is None
+
+    def test_sees_the_overview_as_it_is_stored(self, slide: Path) -> None:
+        seen = []
+
+        def look(overview_rgb: np.ndarray) -> AttentionMap:
+            seen.append(overview_rgb)
+            return AttentionMap(np.eye(5) / 5, "all", "abc")
+
+        bag = tile_slide(slide, self.SPEC, look=look)
+        np.testing.assert_array_equal(seen[0], bag.overview_rgb())
+
+    def test_nobody_is_asked_where_nothing_can_be_chosen(self, tmp_path: Path) -> None:
+        write_pyramid(tmp_path / "bare.tiff", paint(640, 384))
+        bag = tile_slide(tmp_path / "bare.tiff", self.SPEC, look=self.looking())
+        assert (len(bag), bag.header.picked) == (0, None)
+
+    def test_without_anybody_to_look(self, slide: Path) -> None:
+        with pytest.raises(InputError, match="--rank attention needs a ChipNet that looks; give --chipnet RUN"):
+            tile_slide(slide, self.SPEC)
+
+    def test_map_of_scores_wins(self, slide: Path) -> None:
+        bag = tile_slide(slide, self.SPEC, score_map=np.eye(3))
+        assert (len(bag), bag.header.picked) == (4, None)
+
+
+class TestBox:
+    SPEC = TileSpec(size=64, rank="box", codec="png", downsample=1)
+
+    def test_square_around_what_stands_out(self, slide: Path) -> None:
+        map_GG = np.zeros((7, 7))
+        map_GG[3, 3] = 1
+        bag = tile_slide(slide, self.SPEC, look=lambda _: AttentionMap(map_GG, "0", "abc"))
+        # The known answer at 224 px is 85 to 139; a pixel there is 640 / 224 of the slide's, and row 0 is 128 above it.
+        assert (bag.x0.tolist(), bag.y0.tolist(), bag.header.side0_px) == ([242], [114], 154)
+        wanted = open_slide(slide).read_region(242, 114, 154, 154, (64, 64))
+        np.testing.assert_array_equal(bag.tile(0), wanted)
+        assert bag.header.picked == Picked("abc", "0", 1.0, "attention")
+
+    def test_clipped_square_keeps_its_shape(self, slide: Path) -> None:
+        map_GG = np.zeros((7, 7))
+        map_GG[2:5, 6] = 1 / 3
+        bag = tile_slide(slide, self.SPEC, look=lambda _: AttentionMap(map_GG, "0", "abc"))
+        assert (bag.x0.tolist(), bag.y0.tolist(), bag.header.side0_px) == ([440], [43], 297)
+        assert bag.tile(0).shape == (64, 64, 3)
+        assert (bag.tile(0)[:, 45:] == 255).all()  # 440 + 297 * 44 / 64 is beyond the slide's 640 px
+
+    def test_flat_map_is_the_whole_slide(self, slide: Path) -> None:
+        bag = tile_slide(slide, self.SPEC, look=lambda _: AttentionMap(np.full((7, 7), 1 / 49), "0", "abc"))
+        assert (bag.x0.tolist(), bag.y0.tolist(), bag.header.side0_px) == ([0], [-128], 640)
+        assert bag.header.picked is not None
+        assert bag.header.picked.by == "whole (flat map)"
+        assert bag.score.tolist() == [1]

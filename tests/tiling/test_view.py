@@ -8,8 +8,9 @@ import pytest
 from tests.conftest import STROMA
 from tiling.rank import make_grid
 from tiling.slide import open_slide, write_pyramid
+from tiling.spec import TileSpec
 from tiling.synthetic.large import write_large
-from tiling.tile import TileSpec, tile_slide
+from tiling.tile import tile_slide
 from tiling.view import look, overview_of
 
 

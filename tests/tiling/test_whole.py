@@ -14,7 +14,8 @@ from tiling.bag import read_bag
 from tiling.errors import InputError, SlideError
 from tiling.manifest import read_manifest
 from tiling.slide import open_slide
-from tiling.tile import TileSpec, tile_slide
+from tiling.spec import TileSpec
+from tiling.tile import tile_slide
 
 RED, GREEN, BLUE, DARK = (200, 30, 20), (20, 160, 60), (30, 40, 220), (40, 30, 35)
 

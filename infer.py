@@ -11,11 +11,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mil.errors import MilError
 from tiling import cli
-from tiling.bag import Bag, BagRef, differing, read_bag
+from tiling.bag import NO_TILES, Bag, BagRef, differing, read_bag
 from tiling.bags import Bags, open_bags
 from tiling.errors import BagError, InputError, SlideError, TilingError
 from tiling.features import FeatureBag, is_features, read_features
 from tiling.output import make_writable
+from tiling.overview import OVERVIEWS
 from tiling.progress import progress, shown
 from tiling.sources import SlideRef, find_slides
 from tiling.tile import NO_TISSUE, TileSpec
@@ -76,9 +77,10 @@ def _work(args: Namespace) -> int:
         kinds = ("feature files", "bags of tiles")[:: 1 if run.takes_features else -1]
         raise InputError(f"the run was trained on {kinds[0]}, and {str(bags.path)!r} holds {kinds[1]}")
     spec = run.card.bag_spec
-    # A picture shows tiles larger than the network sees them.
-    read = read_features if run.takes_features else partial(read_bag, px=run.px if heatmaps is None else None)
-    found = tile_all(slides, spec, workers, time_limit_s) if bags is None else read_all(slides, bags, spec, read)
+    # A picture shows tiles, and larger than the network sees them.
+    px = None if heatmaps is not None else NO_TILES if run.takes_overviews else run.px
+    read = read_features if run.takes_features else partial(read_bag, px=px)
+    found = tile_all(slides, spec, px, workers, time_limit_s) if bags is None else read_all(slides, bags, spec, read)
     rows = {slide.slide_id: _failed(run, slide, NOT_REACHED) for slide in slides}
     try:
         with progress(len(slides), "slide", "scoring") as bar, closing(found):
@@ -103,17 +105,21 @@ def slides_of(bags: Bags) -> list[SlideRef]:
 
 
 def tile_all(
-    slides: Sequence[SlideRef], spec: dict[str, Any], workers: int, time_limit_s: float
+    slides: Sequence[SlideRef], spec: dict[str, Any], px: int | None, workers: int, time_limit_s: float
 ) -> Generator[tuple[SlideRef, Bag | Exception], None, None]:
-    """Each slide with its bag, made in worker processes as the run's own bags were, or with what went wrong."""
-    from tiling.batch import bag_of
+    """Each slide with its bag, made in worker processes as the run's own bags were, or with what went wrong.
+
+    With NO_TILES as `px` nothing is cut.
+    """
+    from tiling.batch import bag_of, glance_of
     from tiling.workers import run_slides
 
     try:
-        tile_spec = TileSpec(**spec)
+        tile_spec = TileSpec(**{name: value for name, value in spec.items() if name != OVERVIEWS})
     except TypeError as error:
         raise InputError(f"the run was trained on tiles that this version cannot cut ({error}); give --bags") from error
-    return run_slides(partial(bag_of, tile_spec), slides, workers, time_limit_s)
+    make = glance_of if px == NO_TILES else bag_of
+    return run_slides(partial(make, tile_spec), slides, workers, time_limit_s)
 
 
 def read_all(
@@ -133,7 +139,7 @@ def _read(name: str, bags: Bags, spec: dict[str, Any], read: Callable[[BagRef], 
             bags.manifest[name].error or f"the bag {name!r} of {str(bags.path)!r} is gone; tile its slide again"
         )
     bag = read(bags.refs[name])
-    if names := differing(spec, bag.header.spec):
+    if OVERVIEWS not in spec and (names := differing(spec, bag.header.spec)):
         raise BagError(
             f"{bags.refs[name]} was made with another {', '.join(names)} than the run was trained on; "
             "make it again with the settings of the run"
@@ -189,7 +195,8 @@ def score(
     try:
         known = None if metadata is None or slide.slide_id not in metadata.index else metadata.loc[[slide.slide_id]]
         prediction = predict_bag(run, bag, known)
-        row = prediction_row(slide.slide_id, _patient(slide), run.card.task, len(bag), prediction.probabilities)
+        seen = 1 if run.takes_overviews else len(bag)
+        row = prediction_row(slide.slide_id, _patient(slide), run.card.task, seen, prediction.probabilities)
         if heatmaps is not None and isinstance(bag, Bag):
             from mil.explain import draw_attention
 

@@ -27,7 +27,10 @@ LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".
         "alexnet averaging chunks depth head layout luminosity metrics overlay pooling room task tint warp".split()
     )
 }
-MIL_MAY_USE = {f"tiling.{name}" for name in "bag bags errors features manifest output progress settings slide".split()}
+MIL_MAY_USE = {
+    f"tiling.{name}"
+    for name in "bag bags errors features manifest output overview pick progress settings slide".split()
+}
 
 
 def imports(path: Path, at_import_time: bool = False) -> set[str]:

@@ -17,7 +17,7 @@ from tiling.output import make_writable, sweep, written_name
 from tiling.progress import progress, shown
 from tiling.shards import WHOLE, Shard
 from tiling.sources import SlideRef
-from tiling.tile import NO_TISSUE, TileSpec, tile_slide
+from tiling.tile import NO_TISSUE, TileSpec, glance, tile_slide
 
 Results = Generator[tuple[SlideRef, ManifestRow | Exception], None, None]
 Runner = Callable[[Callable[[SlideRef], ManifestRow], Sequence[SlideRef]], Results]
@@ -144,6 +144,11 @@ def _size_of(path: Path) -> int | None:
 def bag_of(spec: TileSpec, slide: SlideRef) -> Bag:
     """The bag of a slide, made in memory."""
     return tile_slide(slide.path, spec, slide.slide_id, slide.mpp, slide.default_mpp)
+
+
+def glance_of(spec: TileSpec, slide: SlideRef) -> Bag:
+    """The bag of a slide without its tiles' pixels, made in memory."""
+    return glance(slide.path, spec, slide.slide_id, slide.mpp, slide.default_mpp)
 
 
 def _tile_one(spec: TileSpec, out: Path, slide: SlideRef) -> ManifestRow:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -135,12 +135,46 @@ def tile_slide(
     mpp, mpp_from = _mpp_of(slide, mpp, default_mpp)
     grid = make_grid(slide.width_px, slide.height_px, spec.downsample_for(slide, mpp), spec.size)
     given = None if score_map is None else mean_per_cell(score_map, grid, slide.width_px, slide.height_px)
-    choice, pictures, overview, overview_downsample, seen = (
-        _best(slide, grid, spec, given) if spec.whole is None else _whole(slide, grid, spec, spec.whole)
-    )
+    cut = _best(slide, grid, spec, given) if spec.whole is None else _whole(slide, grid, spec, spec.whole)
+    return _bag(path, slide, spec, grid, cut, slide_id or path.stem, (mpp, mpp_from))
+
+
+def glance(
+    path: Path,
+    spec: TileSpec,
+    slide_id: str | None = None,
+    mpp: float | None = None,
+    default_mpp: float | None = None,
+) -> Bag:
+    """The bag of the slide at `path` as `tile_slide` would make it, with its overview and without the pixels of tiles.
+
+    Where a slide is sketched for want of a pyramid, places and scores are those before any tile was looked at, and the
+    overview lacks what tiles would have added to it.
+    Raises SlideError where the slide cannot be read.
+    """
+    slide = open_slide(path)
+    mpp, mpp_from = _mpp_of(slide, mpp, default_mpp)
+    grid = make_grid(slide.width_px, slide.height_px, spec.downsample_for(slide, mpp), spec.size)
+    if spec.whole is not None:
+        cut = _whole(slide, grid, spec, spec.whole)
+    else:
+        view = look(slide, grid, spec.instances, spec.size)
+        tissue = view.tissue()
+        scores = RANKS[spec.rank].score(Picture(view.rgb, tissue, view.seen, view.bytes), grid)
+        choice = choose(scores, tissue_share(tissue, grid), spec.instances, spec.min_tissue)
+        cut = _Cut(choice, [], *overview_of(view.rgb, slide, grid), float(view.seen[view.inside].mean()))
+    bag = _bag(path, slide, spec, grid, cut, slide_id or path.stem, (mpp, mpp_from))
+    return replace(bag, tiles=None, small=None)
+
+
+def _bag(
+    path: Path, slide: Slide, spec: TileSpec, grid: Grid, cut: "_Cut", slide_id: str,
+    mpp_and_source: tuple[float | None, str],
+) -> Bag:  # fmt: skip
+    choice, (mpp, mpp_from) = cut.choice, mpp_and_source
     x0, y0 = grid.corners0(choice.cells)
     header = BagHeader(
-        slide_id=slide_id or path.stem,
+        slide_id=slide_id,
         slide_path=os.path.abspath(path),
         slide_bytes=path.stat().st_size,
         width_px=slide.width_px,
@@ -150,15 +184,15 @@ def tile_slide(
         vendor=slide.vendor,
         spec=asdict(spec),
         codec=spec.codec,
-        tiles=len(pictures),
+        tiles=len(choice.cells),
         side0_px=grid.side0_px,
-        overview_downsample=overview_downsample,
-        overview_seen=seen,
+        overview_downsample=cut.overview_downsample,
+        overview_seen=cut.overview_seen,
         train_px=spec.train_px,
     )
     return Bag(
-        header, tuple(tile for tile, _ in pictures), x0, y0, choice.score, choice.tissue, encode_overview(overview),
-        None if spec.train_px is None else tuple(small for _, small in pictures),
+        header, tuple(tile for tile, _ in cut.pictures), x0, y0, choice.score, choice.tissue,
+        encode_overview(cut.overview), None if spec.train_px is None else tuple(small for _, small in cut.pictures),
     )  # fmt: skip
 
 

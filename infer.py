@@ -11,11 +11,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mil.errors import MilError
 from tiling import cli
-from tiling.bag import CHIPNET, Bag, BagRef, differing, read_bag
+from tiling.bag import CHIPNET, NO_TILES, Bag, BagRef, differing, read_bag
 from tiling.bags import Bags, open_bags
 from tiling.errors import BagError, InputError, SlideError, TilingError
 from tiling.features import FeatureBag, is_features, read_features
 from tiling.output import make_writable
+from tiling.overview import OVERVIEWS
 from tiling.picker import Chipnet, open_chipnet
 from tiling.progress import progress, shown
 from tiling.sources import SlideRef, find_slides
@@ -90,13 +91,7 @@ def _work(args: Namespace) -> int:
     if bags is not None and bags.refs and is_features(next(iter(bags.refs.values()))) != run.takes_features:
         kinds = ("feature files", "bags of tiles")[:: 1 if run.takes_features else -1]
         raise InputError(f"the run was trained on {kinds[0]}, and {str(bags.path)!r} holds {kinds[1]}")
-    spec = run.card.bag_spec
-    # A picture shows tiles larger than the network sees them.
-    read = read_features if run.takes_features else partial(read_bag, px=run.px if heatmaps is None else None)
-    chipnet = chipnet_of(args.chipnet, spec, tiles=bags is None)
-    found = (
-        tile_all(slides, spec, chipnet, workers, time_limit_s) if bags is None else read_all(slides, bags, spec, read)
-    )
+    found = bags_for(run, slides, bags, heatmaps is not None, args.chipnet, workers, time_limit_s)
     rows = {slide.slide_id: _failed(run, slide, NOT_REACHED) for slide in slides}
     undrawn = 0
     try:
@@ -118,6 +113,20 @@ def _work(args: Namespace) -> int:
     without = f"; {undrawn} of the scored have no picture" if undrawn else ""
     print(f"{len(rows) - failed} slides scored, {failed} failed; a row for each in {shown(out)}{without}")
     return cli.SOME_FAILED if failed else cli.OK
+
+
+def bags_for(
+    run: Any, slides: Sequence[SlideRef], bags: Bags | None, drawn: bool, chipnet: str | None, workers: int,
+    time_limit_s: float,
+) -> Generator[tuple[SlideRef, AnyBag | Exception], None, None]:  # fmt: skip
+    """Each slide with the bag that the run scores: tiled, or read where there are bags, and what a picture shows."""
+    spec = run.card.bag_spec
+    picker = chipnet_of(chipnet, spec, tiles=bags is None)
+    # A picture shows tiles, and larger than the network sees them.
+    px = None if drawn else NO_TILES if run.takes_overviews else run.px
+    if bags is None:
+        return tile_all(slides, spec, px, picker, workers, time_limit_s)
+    return read_all(slides, bags, spec, read_features if run.takes_features else partial(read_bag, px=px))
 
 
 def slides_of(bags: Bags) -> list[SlideRef]:
@@ -153,17 +162,22 @@ def chipnet_of(path: str | None, spec: dict[str, Any], tiles: bool) -> Chipnet |
 
 
 def tile_all(
-    slides: Sequence[SlideRef], spec: dict[str, Any], chipnet: Chipnet | None, workers: int, time_limit_s: float
-) -> Generator[tuple[SlideRef, Bag | Exception], None, None]:
-    """Each slide with its bag, made in worker processes as the run's own bags were, or with what went wrong."""
-    from tiling.batch import bag_of
+    slides: Sequence[SlideRef], spec: dict[str, Any], px: int | None, chipnet: Chipnet | None, workers: int,
+    time_limit_s: float,
+) -> Generator[tuple[SlideRef, AnyBag | Exception], None, None]:  # fmt: skip
+    """Each slide with its bag, made in worker processes as the run's own bags were, or with what went wrong.
+
+    With NO_TILES as `px` nothing is cut.
+    """
+    from tiling.batch import bag_of, glance_of
     from tiling.workers import run_slides
 
     try:
-        tile_spec = TileSpec(**{name: value for name, value in spec.items() if name != CHIPNET})
+        tile_spec = TileSpec(**{name: value for name, value in spec.items() if name not in (CHIPNET, OVERVIEWS)})
     except TypeError as error:
         raise InputError(f"the run was trained on tiles that this version cannot cut ({error}); give --bags") from error
-    return run_slides(partial(bag_of, tile_spec, chipnet=chipnet), slides, workers, time_limit_s)
+    make = partial(glance_of, tile_spec) if px == NO_TILES else partial(bag_of, tile_spec, chipnet=chipnet)
+    return run_slides(make, slides, workers, time_limit_s)
 
 
 def read_all(
@@ -183,7 +197,7 @@ def _read(name: str, bags: Bags, spec: dict[str, Any], read: Callable[[BagRef], 
             bags.manifest[name].error or f"the bag {name!r} of {str(bags.path)!r} is gone; tile its slide again"
         )
     bag = read(bags.refs[name])
-    if names := differing(spec, bag.header.made):
+    if OVERVIEWS not in spec and (names := differing(spec, bag.header.made)):
         raise BagError(
             f"{bags.refs[name]} was made with another {', '.join(names)} than the run was trained on; "
             "make it again with the settings of the run"
@@ -245,7 +259,8 @@ def score(
         return _failed(run, slide, NO_TISSUE), None
     try:
         prediction = predict_bag(run, bag, _known(slide, metadata))
-        row = prediction_row(slide.slide_id, _patient(slide), run.card.task, len(bag), prediction.probabilities)
+        seen = 1 if run.takes_overviews else len(bag)
+        row = prediction_row(slide.slide_id, _patient(slide), run.card.task, seen, prediction.probabilities)
     except Exception as error:  # noqa: BLE001  # a row says what it was, and the other slides go on
         return _failed(run, slide, describe(slide, error)), None
     return row, prediction

@@ -72,7 +72,8 @@ def _train(args: Namespace, recipe: Recipe, out: Path, stop: Stop) -> int:
     fold = fold_from(args, os.environ.get("SLURM_ARRAY_TASK_ID"))
     if is_first and fold is not None and args.fold is None:
         print(f"train.py: training fold {fold}, the index of this Slurm array; --fold all trains all", file=sys.stderr)
-    cohort = gather(read_labels(Path(args.labels), recipe.table), Path(args.bags), recipe.train.skip_missing)
+    labels = read_labels(Path(args.labels), recipe.table)
+    cohort = gather(labels, Path(args.bags), recipe.train.skip_missing, recipe.model.takes_overviews)
     for what, slides in (
         ("labelled slides have no bag", cohort.missing["slide_id"]),
         ("bags have no label", cohort.unlabelled),

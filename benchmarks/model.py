@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import device_name, machine
-from mil.model import MILNet, build_model
+from mil.model import build_model
 from mil.optim import prepare
 from mil.predict import pick_device
 from mil.recipe import TrainSpec
@@ -99,7 +99,7 @@ def bare_step(name: str, px: int, tiles: Tensor) -> Step:
 def mil_step(name: str, args: argparse.Namespace, tiles: Tensor, pooling: str, settings: dict[str, object]) -> Step:
     """A step of MILNet, its tiles in bags."""
     spec = TrainSpec(**settings)  # type: ignore[arg-type]
-    model: MILNet = build_model(
+    model = build_model(
         ModelSpec(backbone=name, train_px=args.px, pooling=pooling),  # type: ignore[arg-type]
         Task(("0", "1")),
         {"instances": args.instances},

@@ -22,6 +22,8 @@ ON_PIXELS = (
     "coarse_dropout", "hair", "per",
 )  # fmt: skip
 """Settings of AugmentSpec that bags of features have no use for."""
+OF_INSTANCES = ("per", "shuffle_instances", "drop_instances")
+"""Settings of AugmentSpec that bags of one instance have no use for."""
 
 BLUR = 0.5, 2.0  # deviation in pixels, in proportion more where the side has more than BLUR_PX
 BLUR_PX = 256

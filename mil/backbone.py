@@ -40,24 +40,26 @@ class Backbone(nn.Module):
     it can't be, never learns. `channels` is the depth of the maps. Pictures are scaled to the mean and deviation the
     model was trained with; with `luminosity` their brightness is made alike before (see mil.luminosity). Raises
     ModelError for a model that timm does not know, that does not take pictures of `px`, or whose weights can't be
-    fetched.
+    fetched; `px_flag` is the setting that it then names, None where nobody can set the size.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, name: str, px: int, colours: str = "rgb", pretrained: bool = False, luminosity: bool = False
-    ) -> None:
+        self, name: str, px: int, colours: str = "rgb", pretrained: bool = False, luminosity: bool = False,
+        px_flag: str | None = "--train-px",
+    ) -> None:  # fmt: skip
         super().__init__()
         if colours not in COLOURS:
             raise ModelError(f"colours are one of {', '.join(COLOURS)}, not {colours!r}")
         self.planes, self.luminosity = COLOURS[colours], luminosity
-        self.net: Any = _create(name, px, self.planes, pretrained)  # timm's models share attributes that no type tells
+        # timm's models share attributes that no type tells
+        self.net: Any = _create(name, px, self.planes, pretrained, px_flag)
         for statistic in ("mean", "std"):
             values = torch.tensor(self.net.pretrained_cfg[statistic]).expand(3)[self.planes]
             self.register_buffer(statistic, 255 * values.view(1, -1, 1, 1), persistent=False)
-        self.name, self.px = name, px
+        self.name, self.px, self._px_flag = name, px, px_flag
         self._fixed_statistics = False
         self._channels_last = False
         self._learnable = {name for name, parameter in self.net.named_parameters() if parameter.requires_grad}
@@ -147,7 +149,7 @@ class Backbone(nn.Module):
         except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, MemoryError) as error:
             if isinstance(error, ModelError):
                 raise
-            raise _refusal(self.name, self.px, self.planes, error) from error
+            raise _refusal(self.name, self.px, self.planes, self._px_flag, error) from error
         finally:
             for hook in hooks:
                 hook.remove()
@@ -204,7 +206,7 @@ def _parameters_behind(maps: list[Tensor]) -> set[nn.Parameter]:
     return found
 
 
-def _create(name: str, px: int, planes: slice, pretrained: bool) -> Any:
+def _create(name: str, px: int, planes: slice, pretrained: bool, px_flag: str | None) -> Any:
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), 3)
         hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
@@ -218,12 +220,12 @@ def _create(name: str, px: int, planes: slice, pretrained: bool) -> Any:
         return _sized(name, px, planes, pretrained)
     except Exception as error:
         if pretrained and not is_out_of_memory(error):
-            _create(name, px, planes, pretrained=False)  # a picture size that does not fit is no fault of the hub
+            _create(name, px, planes, False, px_flag)  # a picture size that does not fit is no fault of the hub
             raise ModelError(
                 f"cannot get the pretrained weights of {name!r} ({type(error).__name__}: {cause(error)}); "
                 "check that the model hub can be reached, or train without --pretrained"
             ) from error
-        raise _refusal(name, px, planes, error) from error
+        raise _refusal(name, px, planes, px_flag, error) from error
 
 
 def _sized(name: str, px: int, planes: slice, pretrained: bool) -> Any:
@@ -239,16 +241,16 @@ def _sized(name: str, px: int, planes: slice, pretrained: bool) -> Any:
         return timm.create_model(name, **options)
 
 
-def _refusal(name: str, px: int, planes: slice, error: Exception) -> ModelError:
+def _refusal(name: str, px: int, planes: slice, px_flag: str | None, error: Exception) -> ModelError:
     if is_out_of_memory(error):
         return ModelError(
             f"out of memory: there is too little for the backbone {name!r} on a single picture of {px} px "
-            f"({cause(error)}); take a smaller --backbone or --train-px, or allow more memory"
+            f"({cause(error)}); take a smaller --backbone{f' or {px_flag}' if px_flag else ''}, or allow more memory"
         )
     usual = timm.get_pretrained_cfg(name)
-    size = f", such as {usual.input_size[-1]}" if usual and usual.input_size[-1] != px else ""
+    size = f", such as {usual.input_size[-1]}" if px_flag and usual and usual.input_size[-1] != px else ""
     what, remedy = ("", "") if planes == COLOURS["rgb"] else (" in one colour", ", or --channels rgb")
     return ModelError(
         f"the backbone {name!r} does not take pictures of {px} px{what} ({cause(error)}); "
-        f"choose another --train-px{size}{remedy}"
+        f"choose another {px_flag or '--backbone'}{size}{remedy}"
     )

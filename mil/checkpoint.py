@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from mil.errors import RunError, cause
 from mil.metadata import MetadataCoder
-from mil.model import MILNet, build_model
+from mil.model import build_model
+from mil.network import Network
 from mil.settings import ModelSpec
 from mil.snapshot import write_tensors
 from mil.task import Task
@@ -35,7 +36,7 @@ class ModelCard:
     epoch: int
 
 
-def save_model(folder: Path, model: MILNet, card: ModelCard) -> None:
+def save_model(folder: Path, model: Network, card: ModelCard) -> None:
     """Write `model.safetensors` and `model.json` into the folder of a fold; the JSON comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "model.safetensors") as temporary:
@@ -76,7 +77,7 @@ def read_card(folder: Path) -> ModelCard:
         raise RunError(f"{str(path)!r} is no model card ({error}); train again") from error
 
 
-def load_model(folder: Path) -> tuple[MILNet, ModelCard]:
+def load_model(folder: Path) -> tuple[Network, ModelCard]:
     """The model of a fold, in evaluation mode; raises RunError where a file is missing, damaged or does not fit."""
     card = read_card(folder)
     model = build_model(card.model, card.task, card.bag_spec, card.metadata)

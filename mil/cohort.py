@@ -1,6 +1,6 @@
 """The slides of a training: labels matched with bags, and what does not match said aloud."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +13,16 @@ from tiling.bag import BagRef, differing, read_header
 from tiling.bags import Bags, open_bags
 from tiling.errors import TilingError
 from tiling.features import is_features, read_feature_header
+from tiling.overview import OVERVIEW_SETTINGS, OVERVIEWS
 
 
 class Cohort(NamedTuple):
     """Labelled slides with a bag each, how many instances it holds, and what all bags are `made` with.
 
-    The spec of bags of features says how many: `features`. `missing` has the labelled slides without a bag and, in the
-    column `error`, why; `unlabelled` names the bags without a label, which training does not use. `votes` says, for
-    each bag, which fold of a ChipNet run picked its tiles, or "all"; None where none did.
+    The spec of bags of features says how many: `features`. Where overviews are looked at, and not tiles, each bag holds
+    one, and the spec says so: `overviews`, beside the settings that make one of a slide. `missing` has the labelled
+    slides without a bag and, in the column `error`, why; `unlabelled` names the bags without a label, which training
+    does not use. `votes` says, for each bag, which fold of a ChipNet run picked its tiles, or "all", or None for none.
     """
 
     labels: Labels
@@ -39,20 +41,21 @@ class Matched(NamedTuple):
     problems: list[MilError | TilingError]
 
 
-def gather(labels: Labels, path: Path, skip_missing: bool) -> Cohort:
-    """Match labels with the bags in a folder or merged file.
+def gather(labels: Labels, path: Path, skip_missing: bool, overviews: bool = False) -> Cohort:
+    """Match labels with the bags in a folder or merged file, for their tiles or features, or for their `overviews`.
 
-    Raises LabelsError where a labelled slide has no bag (unless `skip_missing`), a class is left without any, or
-    bags were made with different settings; InputError where there are no bags; BagError where a bag is damaged.
+    Raises LabelsError where a labelled slide has no bag (unless `skip_missing`), a class is left without any, or bags
+    were made with different settings, on which overviews do not depend; InputError where there are no bags; BagError
+    where a bag is damaged.
     """
-    cohort, problems = match(labels, path, skip_missing)
+    cohort, problems = match(labels, path, skip_missing, overviews)
     if problems:
         raise problems[0]
     assert cohort is not None
     return cohort
 
 
-def match(labels: Labels, path: Path, skip_missing: bool) -> Matched:
+def match(labels: Labels, path: Path, skip_missing: bool, overviews: bool = False) -> Matched:
     """As `gather`, but what is wrong with the slides is given, all of it, and not raised; the cohort is without them.
 
     Raises what leaves nothing to look at: InputError where there are no bags, BagError for a file that is none.
@@ -78,7 +81,7 @@ def match(labels: Labels, path: Path, skip_missing: bool) -> Matched:
     chosen = labels.at(has_bag)
     if absent := chosen.absent:
         problems.append(LabelsError(f"no slide with the label {absent!r} has a bag in {str(path)!r}; tile some"))
-    headers, wrong = _headers([bags.refs[slide_id] for slide_id in chosen.table["slide_id"]])
+    headers, wrong = _headers([bags.refs[slide_id] for slide_id in chosen.table["slide_id"]], overviews)
     problems += wrong
     if not headers:
         return Matched(None, problems)
@@ -103,26 +106,41 @@ class _Header(NamedTuple):
     vote: str | None = None
 
 
-def _headers(refs: list[BagRef]) -> tuple[dict[int, _Header], list[MilError | TilingError]]:
+def _headers(refs: list[BagRef], overviews: bool) -> tuple[dict[int, _Header], list[MilError | TilingError]]:
     """The headers of the bags that are alike, by their places, and an error for each of the others or their kind."""
     headers: dict[int, _Header] = {}
     problems: list[MilError | TilingError] = []
     read, kinds = None, set()
     for place, ref in enumerate(refs):
         try:
-            read = read or (_feature_header if is_features(ref) else _tile_header)
+            read = read or _reader_of(ref, overviews)
             header = read(ref)
         except TilingError as error:
             problems.append(error)
             continue
         first = next(iter(headers.values()), header)
-        if not (names := tuple(differing(first.spec, header.spec))):
+        if overviews or not (names := tuple(differing(first.spec, header.spec))):
             headers[place] = header
         elif names not in kinds:
             kinds.add(names)
             sentence = f"the bags {first.ref} and {ref} were made with different {', '.join(names)}"
             problems.append(LabelsError(f"{sentence}; make the bags of a training alike"))
     return headers, problems
+
+
+def _reader_of(ref: BagRef, overviews: bool) -> Callable[[BagRef], _Header]:
+    if is_features(ref):
+        return _no_overview if overviews else _feature_header
+    return _overview_header if overviews else _tile_header
+
+
+def _overview_header(bag: BagRef) -> _Header:
+    spec = read_header(bag).spec
+    return _Header(bag, 1, {OVERVIEWS: True, **{name: spec[name] for name in OVERVIEW_SETTINGS if name in spec}})
+
+
+def _no_overview(bag: BagRef) -> _Header:
+    raise LabelsError(f"{bag} holds features, and --arch chipnet looks at overviews; give a folder of bags")
 
 
 def _tile_header(bag: BagRef) -> _Header:

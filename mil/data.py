@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tiling.bag import Bag, BagRef, read_bag, small_serves
+from tiling.bag import NO_TILES, Bag, BagRef, read_bag, small_serves
 from tiling.features import read_features
+from tiling.overview import squared
 
 JPEG = "jpeg"
 
@@ -21,9 +22,9 @@ JPEG = "jpeg"
 class Batch(NamedTuple):
     """The instances of all bags, stacked; bool (B, N) with True = real; int64 (B,) or float (B, K); (B, F); int64 (B,).
 
-    Instances are uint8 tiles (M, 3, px, px) or float32 features (M, C), where M is the number of True in the mask, in
-    its order. Instances, targets and metadata are on the device that is trained on, the mask and the places of the
-    bags in their dataset (`index_B`) on the CPU.
+    Instances are uint8 pictures (M, 3, px, px), tiles or overviews, or float32 features (M, C), where M is the number
+    of True in the mask, in its order. Instances, targets and metadata are on the device that is trained on, the mask
+    and the places of the bags in their dataset (`index_B`) on the CPU.
     """
 
     instances_M: Tensor
@@ -84,6 +85,22 @@ class JpegReader:
         if read.header.codec != JPEG or pictures is None:
             return bag_tensor(read, self.px)
         return Jpegs(read.header.slide_id, pictures, self.px)
+
+
+class OverviewReader:
+    """Reads the overview of a bag as a square, the one instance of its slide: uint8 (1, 3, px, px)."""
+
+    def __init__(self, px: int) -> None:
+        self.px = px
+
+    def __call__(self, bag: BagRef | Path) -> Tensor:
+        """The square; raises BagError where the bag is damaged. Its tiles are not read."""
+        return square_tensor(read_bag(bag, NO_TILES).overview_rgb(), self.px)
+
+
+def square_tensor(overview_rgb: np.ndarray, px: int) -> Tensor:
+    """Uint8 (1, 3, px, px): an overview RGB uint8 (H, W, 3) as ChipNet sees it (see tiling.overview)."""
+    return torch.from_numpy(squared(overview_rgb, px).transpose(2, 0, 1)[None].copy())
 
 
 def read_feature_tensor(bag: BagRef | Path) -> Tensor:

@@ -30,9 +30,10 @@ from mil.task import ANY_OF
 from mil.tracking import check_tracker
 from mil.trial import describe, explained, seconds_per_instance, try_model
 from mil.votes import refuse_other_folds
-from tiling.bag import BagRef, read_bag
+from tiling.bag import NO_TILES, BagRef, read_bag
 from tiling.errors import TilingError
 from tiling.features import FEATURES, read_features
+from tiling.overview import OVERVIEW_PX, OVERVIEWS
 from tiling.progress import short
 
 FEW_PATIENTS = 10  # of a class: an interval over them is hardly shorter than all there is
@@ -48,14 +49,14 @@ def examine(bags: Path, labels: Path, recipe: Recipe, processes: int = 1) -> Rep
     if read is None:
         return report
     report.lines += _labels(read)
-    matched = report.attempt(lambda: match(read, bags, recipe.train.skip_missing))
+    matched = report.attempt(lambda: match(read, bags, recipe.train.skip_missing, recipe.model.takes_overviews))
     if matched is None:
         return report
     report.problems += map(str, matched.problems)
     if (cohort := matched.cohort) is None:
         return report
     report.lines += _bags(cohort)
-    broken = _broken(cohort, recipe.model.train_px)
+    broken = _broken(cohort, recipe.model.input_px)
     report.problems += broken
     splits = _splits(report, cohort, recipe)
     if not broken:
@@ -76,11 +77,13 @@ def _labels(labels: Labels) -> Iterator[str]:
 def _bags(cohort: Cohort) -> Iterator[str]:
     spec, sizes = cohort.bag_spec, cohort.sizes
     features = spec.get(FEATURES)
+    overviews = OVERVIEWS in spec
     kind = f"features ({features} of {spec.get('encoder') or 'an encoder unknown'})"
     kind = kind if features is not None else f"tiles of {spec.get('size')} px"
+    kind = kind if not overviews else "overview of the slide"
     range_of = f"{min(sizes)} to {max(sizes)} (median {np.median(sizes):g})" if len({*sizes}) > 1 else f"{sizes[0]}"
     yield f"bags     {len(cohort.bags)}, each of {range_of} {kind}"
-    if features is None and max(sizes) > LOOKED_AT:
+    if features is None and not overviews and max(sizes) > LOOKED_AT:
         yield f"         of larger ones up to {LOOKED_AT} tiles are decoded here, spread over all"
     if len(cohort.missing):
         yield f"         {len(cohort.missing)} labelled slides have none:"
@@ -94,6 +97,7 @@ def _bags(cohort: Cohort) -> Iterator[str]:
 def _broken(cohort: Cohort, px: int) -> list[str]:
     """What is wrong with bags whose headers are right: all are read, and pictures of each decoded as training would."""
     look = _look_at_features if FEATURES in cohort.bag_spec else partial(_look_at_tiles, px)
+    look = _look_at_overview if OVERVIEWS in cohort.bag_spec else look
     with ThreadPoolExecutor() as pool:
         return some([found for found in pool.map(look, cohort.bags) if found is not None])
 
@@ -102,15 +106,16 @@ def _look_at_features(ref: BagRef) -> str | None:
     return _said(lambda: read_features(ref))
 
 
+def _look_at_overview(ref: BagRef) -> str | None:
+    return _said(lambda: read_bag(ref, NO_TILES).overview_rgb())
+
+
 def _look_at_tiles(px: int, ref: BagRef) -> str | None:
     def look() -> None:
         bag = read_bag(ref, px)
         for place in range(0, len(bag), -(-len(bag) // LOOKED_AT)):
             bag.tile(place, px)
-        try:
-            bag.overview_rgb()
-        except ValueError as error:
-            raise TilingError(f"the overview of {ref} cannot be decoded ({error}); {ref.remedy}") from error
+        bag.overview_rgb()
 
     return _said(look)
 
@@ -215,7 +220,8 @@ def _memory(report: Report, cohort: Cohort, recipe: Recipe, device: torch.device
     if needs.total > there:
         fitting = settings_that_fit(cohort, recipe, device, there, processes)
         would = ", or ".join(f"{flag} (about {in_gb(size.total)})" for flag, size in fitting)
-        remedy = f"give {would}" if would else "take a smaller --train-px or --backbone"
+        px_flag = "--overview-px" if recipe.model.takes_overviews else "--train-px"
+        remedy = f"give {would}" if would else f"take a smaller {px_flag} or --backbone"
         report.problems.append(f"{text} of memory, and {in_gb(there)} are free on this {where}; {remedy}")
     elif needs.total > TIGHT * there:
         report.notes.append("memory is tight: kernels take some for themselves that the estimate does not see")
@@ -223,7 +229,7 @@ def _memory(report: Report, cohort: Cohort, recipe: Recipe, device: torch.device
 
 def _cache(report: Report, cohort: Cohort, recipe: Recipe) -> None:
     where, px = recipe.train.cache, recipe.model.train_px
-    if where is None or FEATURES in cohort.bag_spec:
+    if where is None or FEATURES in cohort.bag_spec or OVERVIEWS in cohort.bag_spec:
         return
     if where == AUTO and px > AUTO_MOST_PX:
         report.lines.append(f"cache    none for tiles of {px} px, which are no faster from a disk than decoded")
@@ -251,10 +257,16 @@ def _notes(cohort: Cohort, splits: Sequence[Split], recipe: Recipe) -> Iterator[
     if FEATURES in cohort.bag_spec:
         return
     size = cohort.bag_spec.get("size")
-    if size is not None and model.train_px > size:
+    overviews = OVERVIEWS in cohort.bag_spec
+    if overviews and model.overview_px > OVERVIEW_PX:
+        yield (
+            f"overviews are stored with at most {OVERVIEW_PX} px and enlarged to {model.overview_px}, which shows "
+            "nothing more; lower --overview-px"
+        )
+    if not overviews and size is not None and model.train_px > size:
         yield f"tiles of {size} px are enlarged to {model.train_px}, which shows nothing more; lower --train-px"
     if not model.pretrained and model.weights is None:
         yield f"{model.backbone or DEFAULT_BACKBONE} starts from random weights; --pretrained or --weights learn sooner"
     least = sum(sorted(cohort.sizes)[: train.batch_size])
-    if train.batch_norm == "train" and min(least, train.instance_chunk or least) < FEW_PATIENTS:
+    if not overviews and train.batch_norm == "train" and min(least, train.instance_chunk or least) < FEW_PATIENTS:
         yield "batch norms of the backbone, if it has any, would take means over few tiles; see --batch-norm frozen"

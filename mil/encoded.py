@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from mil.data import Batch, Reader
-from mil.model import MILNet
+from mil.network import Network
 from tiling.bag import BagRef
 
 
 @torch.inference_mode()
 def encode_once(
-    net: MILNet, batches: Iterable[Batch], bags: Sequence[BagRef | Path], instances: int, most_bytes: int
+    net: Network, batches: Iterable[Batch], bags: Sequence[BagRef | Path], instances: int, most_bytes: int
 ) -> Reader | None:
     """A reader that gives each bag as the frozen part of the network sees it, float32 (N, C, h, w) in memory.
 

@@ -33,6 +33,7 @@ def grad_cam(run: Run, bag: Bag, index: int, metadata: pd.DataFrame | None = Non
     heat = [
         _fold_heat(model, tiles_MCHW, metadata_tensor(run, card, metadata), run.card.task, index)
         for model, card in zip(run.models, run.cards, strict=True)
+        if isinstance(model, MILNet)  # all are, as has been checked
     ]
     return torch.stack(heat).mean(0).relu().double().cpu().numpy()
 

@@ -20,7 +20,7 @@ class Head(nn.Module):
         dropout: float = 0.0, metadata: int = 0, metadata_hidden: int = 32,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.logits = logits
+        self.logits, self.metadata_width = logits, metadata
         self.metadata = None
         if metadata:
             self.metadata = nn.Sequential(

@@ -23,13 +23,15 @@ from torch.utils._pytree import tree_leaves
 from mil.cohort import Cohort
 from mil.feed import read_ahead
 from mil.metadata import fit_metadata
-from mil.model import MILNet, build_model
+from mil.model import build_model
+from mil.network import Network
 from mil.optim import make_optimizer, prepare
 from mil.recipe import OptimSpec, Recipe
 from mil.room import available_bytes, is_out_of_memory
 from mil.settings import ModelSpec
 from mil.task import Task
 from tiling.features import FEATURES
+from tiling.overview import OVERVIEWS
 
 GB, MB = 10**9, 10**6
 _PROBE = 128
@@ -124,7 +126,7 @@ def settings_that_fit(
     train = recipe.train
     kinds: list[tuple[str, list[Any]]] = [
         ("instance_chunk", _halves(min(needs.instances, train.instance_chunk or needs.instances), 2)),
-        ("batch_size", _halves(train.batch_size, processes * (2 if recipe.model.head_norm else 1))),
+        ("batch_size", _halves(train.batch_size, processes * recipe.model.least_bags)),
     ]
     if device.type == "cuda" and _is_whole(recipe):
         kinds.append(("precision", ["bf16"]))
@@ -149,15 +151,21 @@ def settings_that_fit(
 def _sentence(
     cohort: Cohort, recipe: Recipe, device: torch.device, processes: int, needs: StepMemory, there: int
 ) -> str:
-    tiles = "instances" if FEATURES in cohort.bag_spec else f"tiles of {recipe.model.train_px} px"
+    kind = "overviews" if OVERVIEWS in cohort.bag_spec else "tiles"
+    tiles = "instances" if FEATURES in cohort.bag_spec else f"{kind} of {recipe.model.input_px} px"
     # What was estimated to fit did not: what is proposed has to be clearly less.
     fitting = settings_that_fit(cohort, recipe, device, min(there, round(0.7 * needs.total)), processes)
     would = ", ".join(f"{flag} would need about {in_gb(size.total)}" for flag, size in fitting)
     return (
         f"out of memory: a step of {needs.bags} bags with {needs.instances} {tiles} needs about {in_gb(needs.total)}, "
-        f"and {in_gb(there)} are free on the {'GPU' if device.type == 'cuda' else 'machine'}; "
-        + (would or "take a smaller --train-px or --backbone, or fewer --instances when tiling")
+        f"and {in_gb(there)} are free on the {'GPU' if device.type == 'cuda' else 'machine'}; " + (would or _LESS[kind])
     )
+
+
+_LESS = {
+    "tiles": "take a smaller --train-px or --backbone, or fewer --instances when tiling",
+    "overviews": "take a smaller --overview-px or --backbone",
+}
 
 
 def _halves(value: int, least: int) -> list[int]:
@@ -165,7 +173,7 @@ def _halves(value: int, least: int) -> list[int]:
     return [2**power for power in range(value.bit_length(), -1, -1) if least <= 2**power < value]
 
 
-def _network(cohort: Cohort, recipe: Recipe, device: torch.device) -> tuple[MILNet, int]:
+def _network(cohort: Cohort, recipe: Recipe, device: torch.device) -> tuple[Network, int]:
     """The network as it is trained, with other weights and not compiled; and how much metadata it takes."""
     table = recipe.table
     metadata = fit_metadata(cohort.labels.table, table.categorical, table.numeric)
@@ -176,9 +184,9 @@ def _network(cohort: Cohort, recipe: Recipe, device: torch.device) -> tuple[MILN
 
 
 def _shape(cohort: Cohort, model: ModelSpec) -> torch.Size:
-    """That of an instance: a tile (3, px, px) or features (C,)."""
+    """That of an instance: a picture (3, px, px) or features (C,)."""
     channels = cohort.bag_spec.get(FEATURES)
-    return torch.Size((3, model.train_px, model.train_px) if channels is None else (int(channels),))
+    return torch.Size((3, model.input_px, model.input_px) if channels is None else (int(channels),))
 
 
 def _extrapolated(play: Callable[[int], int], instances: int, chunk: int | None) -> int:
@@ -192,7 +200,7 @@ def _extrapolated(play: Callable[[int], int], instances: int, chunk: int | None)
 
 
 def _played(
-    net: MILNet, bags: int, shape: torch.Size, metadata: int, device: torch.device, passes: int, instances: int
+    net: Network, bags: int, shape: torch.Size, metadata: int, device: torch.device, passes: int, instances: int
 ) -> int:
     """Peak bytes of gradients and activations of a step over bags of one size."""
     longest = -(-instances // bags)
@@ -209,7 +217,7 @@ def _played(
     return peak.most
 
 
-def _without_values(net: MILNet, device: torch.device) -> MILNet:
+def _without_values(net: Network, device: torch.device) -> Network:
     """A copy of a network on a device, of which a fake tensor mode is entered."""
     memo: dict[int, Any] = {id(buffer): torch.empty_like(buffer, device=device) for buffer in net.buffers()}
     for weight in net.parameters():

@@ -10,7 +10,8 @@ from torch import nn
 
 from mil.errors import ModelError, SettingsError
 from mil.guided import GuidedBackbone
-from mil.model import Features, MILNet, bare, refuse_changed
+from mil.model import refuse_changed
+from mil.network import Features, Network, bare
 from mil.recipe import OptimSpec, TrainSpec
 
 FUSED = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)  # these have one kernel for all of a step, on any device
@@ -21,7 +22,7 @@ _CANNOT_BE_USED = {
 }
 
 
-def prepare(model: MILNet, spec: TrainSpec, device: torch.device, world: int = 1) -> None:
+def prepare(model: Network, spec: TrainSpec, device: torch.device, world: int = 1) -> None:
     """Freeze what the spec says, and set how the model is computed on this kind of device by `world` processes.
 
     Raises ModelError where that cannot be.
@@ -55,7 +56,7 @@ def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def synchronise_batch_norm(model: MILNet) -> None:
+def synchronise_batch_norm(model: Network) -> None:
     """Make all batch norms, that of the head too, take their statistics over the batches of all processes.
 
     Weights keep their names. From now on the model learns on a GPU alone; it still predicts anywhere.
@@ -63,7 +64,7 @@ def synchronise_batch_norm(model: MILNet) -> None:
     convert_sync_batchnorm(model)  # timm's, which also knows batch norms that hold an activation
 
 
-def make_optimizer(model: MILNet, spec: OptimSpec) -> torch.optim.Optimizer:
+def make_optimizer(model: Network, spec: OptimSpec) -> torch.optim.Optimizer:
     """The optimiser of a spec, with a group for each learning rate and weight decay; what is frozen is in none of them.
 
     Weight decay is for matrices and kernels: as in timm, biases, scales of norms, and what a backbone names
@@ -121,7 +122,7 @@ def _known(spec: OptimSpec) -> str:
     return name
 
 
-def _without_decay(model: MILNet) -> set[nn.Parameter]:
+def _without_decay(model: Network) -> set[nn.Parameter]:
     """What no weight decay is for."""
     backbone = bare(model.encoder.backbone)
     named: set[str] = set()
@@ -132,9 +133,9 @@ def _without_decay(model: MILNet) -> set[nn.Parameter]:
     return {weight for group in groups if not group["weight_decay"] for weight in group["params"]}
 
 
-def _rates(model: MILNet, spec: OptimSpec) -> list[tuple[float, list[nn.Parameter]]]:
+def _rates(model: Network, spec: OptimSpec) -> list[tuple[float, list[nn.Parameter]]]:
     """Learning rates and the parameters that have them: the backbone layer by layer, attention, and all the rest."""
-    backbone, attention = model.encoder.backbone, list(model.pooling.parameters())
+    backbone, attention = model.encoder.backbone, model.attention_parameters()
     if isinstance(backbone, GuidedBackbone):
         attention += backbone.attentions.parameters()
     net = bare(backbone)

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from mil.checkpoint import ModelCard, load_model
-from mil.data import Batch, bag_tensor
+from mil.data import Batch, bag_tensor, square_tensor
 from mil.errors import RunError, SettingsError
 from mil.losses import probabilities
-from mil.model import MILNet
+from mil.network import Network
 from mil.task import Task
 from tiling.bag import Bag
 from tiling.features import FEATURES, FeatureBag
 from tiling.output import write_table
+from tiling.overview import OVERVIEWS
 
 OK, FAILED = "ok", "failed"
 METRICS_FILE = "metrics.json"  # written last: a run that has it is finished
@@ -27,7 +28,7 @@ METRICS_FILE = "metrics.json"  # written last: a run that has it is finished
 class Run(NamedTuple):
     """A finished training: the models of its folds on one device, each with its card."""
 
-    models: tuple[MILNet, ...]
+    models: tuple[Network, ...]
     cards: tuple[ModelCard, ...]
     device: torch.device
 
@@ -38,19 +39,24 @@ class Run(NamedTuple):
 
     @property
     def px(self) -> int:
-        """Side at which tiles are given to the models, in pixels."""
-        return self.card.model.train_px
+        """Side at which tiles or overviews are given to the models, in pixels."""
+        return self.card.model.input_px
 
     @property
     def takes_features(self) -> bool:
         """Whether it was trained on bags of features and not of tiles."""
         return FEATURES in self.card.bag_spec
 
+    @property
+    def takes_overviews(self) -> bool:
+        """Whether it looks at the overviews of slides and not at tiles."""
+        return OVERVIEWS in self.card.bag_spec
+
 
 class Prediction(NamedTuple):
-    """Probabilities (K,) of a slide, the attention (N,) on its tiles where the pooling has one, and ChipNet's map.
+    """Probabilities (K,) of a slide, and the attention of models that have one: (N,) on tiles, or (G, G) on its square.
 
-    The map (G, G) sums to 1 over the slide's square (`tiling.overview.square_of`); None for other networks.
+    `map_GG` float64 sums to 1 over the slide's `tiling.overview.square_of`.
     """
 
     probabilities: np.ndarray
@@ -107,9 +113,10 @@ def fold_folders(folder: Path) -> list[Path]:
 def predict_bag(run: Run, bag: Bag | FeatureBag, metadata: pd.DataFrame | None = None) -> Prediction:
     """The mean over the folds of a run of the probabilities and the attention for one bag.
 
+    Of a run that looks at overviews, no tile of the bag is asked for.
     `metadata` is a table of one row of text with the columns the run was trained with; None: all of it is unknown.
     """
-    instances = torch.from_numpy(bag.features_NC) if isinstance(bag, FeatureBag) else bag_tensor(bag, run.px)
+    instances = _instances(run, bag)
     instances, mask = instances.to(run.device), torch.ones(1, len(instances), dtype=torch.bool)
     outputs = [
         model(instances, mask, metadata_tensor(run, card, metadata))
@@ -117,9 +124,8 @@ def predict_bag(run: Run, bag: Bag | FeatureBag, metadata: pd.DataFrame | None =
     ]
     task = run.card.task
     mean = torch.stack([probabilities(task, output.logits_BK)[0] for output in outputs]).mean(0)
-    attentions = [output.attention_BN[0].double() for output in outputs if output.attention_BN is not None]
-    attention = torch.stack(attentions).mean(0).cpu().numpy() if attentions else None
-    return Prediction(mean.cpu().numpy(), attention)
+    attention = _mean(output.attention_BN for output in outputs)
+    return Prediction(mean.cpu().numpy(), attention, _mean(output.map_BGG for output in outputs))
 
 
 def metadata_tensor(run: Run, card: ModelCard, metadata: pd.DataFrame | None) -> Tensor:
@@ -130,7 +136,28 @@ def metadata_tensor(run: Run, card: ModelCard, metadata: pd.DataFrame | None) ->
 
 
 @torch.inference_mode()
-def predict_batches(model: MILNet, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+def map_of(model: Network, square_M: Tensor) -> np.ndarray:
+    """Where a ChipNet looks, float64 (G, G), on one square uint8 (1, 3, 32 G, 32 G) on its device."""
+    metadata_BF = torch.zeros(1, model.head.metadata_width, device=square_M.device)  # the map does not depend on it
+    map_BGG = model(square_M, torch.ones(1, 1, dtype=torch.bool), metadata_BF).map_BGG
+    assert map_BGG is not None, "only ChipNet has a map"
+    return map_BGG[0].double().cpu().numpy()
+
+
+def _instances(run: Run, bag: Bag | FeatureBag) -> Tensor:
+    if isinstance(bag, FeatureBag):
+        return torch.from_numpy(bag.features_NC)
+    return square_tensor(bag.overview_rgb(), run.px) if run.takes_overviews else bag_tensor(bag, run.px)
+
+
+def _mean(of_models: Iterable[Tensor | None]) -> np.ndarray | None:
+    """The mean of what models say of the only bag of a batch, where they say it."""
+    found = [each[0].double() for each in of_models if each is not None]
+    return torch.stack(found).mean(0).cpu().numpy() if found else None
+
+
+@torch.inference_mode()
+def predict_batches(model: Network, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     """Logits float64 (slides, K) of batches on the model's device, and the slides' places int64 (slides,) in their set.
 
     The model is left as it was, training or not; there may be no batch at all.

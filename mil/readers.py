@@ -1,4 +1,4 @@
-"""Who reads the bags of a cohort: a cache, a decoder on the CPU or on the GPU, or the reader of features."""
+"""Who reads the bags of a cohort: a cache, a decoder on the CPU or on the GPU, or a reader of features or overviews."""
 
 from typing import Literal
 
@@ -6,11 +6,12 @@ import torch
 
 from mil.cache import open_cache
 from mil.cohort import Cohort
-from mil.data import JpegReader, Kept, PixelReader, Reader, read_feature_tensor
+from mil.data import JpegReader, Kept, OverviewReader, PixelReader, Reader, read_feature_tensor
 from mil.jpeg import check_decoder, decodes_alike, torchvision_decodes
 from tiling.features import FEATURES
+from tiling.overview import OVERVIEWS
 
-KEPT_BYTES = 2**30  # features of a cohort up to this size stay in memory
+KEPT_BYTES = 2**30  # features or squares of a cohort up to this size stay in memory
 
 
 def make_reader(
@@ -26,6 +27,9 @@ def make_reader(
     if channels := spec.get(FEATURES):
         small = 4 * channels * sum(cohort.sizes) <= KEPT_BYTES
         return Kept(read_feature_tensor) if small else read_feature_tensor
+    if OVERVIEWS in spec:
+        squares = OverviewReader(px)
+        return Kept(squares) if 3 * px**2 * len(cohort.bags) <= KEPT_BYTES else squares
     if decode == "gpu":
         check_decoder(spec, device)
         return JpegReader(px)

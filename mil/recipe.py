@@ -26,9 +26,14 @@ class LossSpec:
     balance: Literal["weights", "sampling"] | None = setting(
         None, "let each class count alike: by weights in the loss, or by how often its slides are drawn"
     )
+    map_entropy: float = setting(
+        0.0, "ChipNet: how much the entropy of its map, 1 where it is even, adds to the loss; below 0, takes from it"
+    )
 
     def __post_init__(self) -> None:
-        check(self, SettingsError, label_smoothing=between(0, 0.99), focal_gamma=at_least(0))
+        check(
+            self, SettingsError, label_smoothing=between(0, 0.99), focal_gamma=at_least(0), map_entropy=between(-10, 10)
+        )
         most = 1 if len(self.focal_alpha) == 1 else math.inf
         if wrong := [weight for weight in self.focal_alpha if not (0 <= weight <= most and math.isfinite(weight))]:
             raise SettingsError(
@@ -228,6 +233,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         optim, train = self.optim, self.train
+        if self.loss.map_entropy and not self.model.takes_overviews:
+            raise SettingsError("--map-entropy is for the map of --arch chipnet; leave it out, or give that --arch")
         if optim.warmup_epochs >= train.epochs:
             raise SettingsError(
                 f"--warmup-epochs {optim.warmup_epochs} leaves none of --epochs {train.epochs} for what comes after it"

@@ -108,7 +108,7 @@ def _called(split: Split) -> str:
 
 def reader_of(cohort: Cohort, recipe: Recipe, processes: Processes) -> Reader:
     """Who reads the bags; the first process makes the cache, if there is to be one, and the others find it."""
-    train, px = recipe.train, recipe.model.train_px
+    train, px = recipe.train, recipe.model.input_px
     made: list[Reader] = []
 
     def make() -> None:

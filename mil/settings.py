@@ -58,6 +58,9 @@ class TableSpec:
 class ModelSpec:
     """What the network is; saved with its weights."""
 
+    arch: Literal["milnet", "chipnet"] = setting(
+        "milnet", "the network: on the tiles of bags, or ChipNet on the overviews of their slides"
+    )
     backbone: str | None = setting(None, f"a timm model; {DEFAULT_BACKBONE} unless the bags hold features")
     pretrained: bool = setting(False, "start from the weights timm's hub has for it")
     weights: str | None = setting(None, "start from the weights in this file (safetensors or a state dict)")
@@ -74,7 +77,7 @@ class ModelSpec:
         "attention", "how the instances of a bag become one"
     )
     temperature: float = setting(1.0, "t of logsumexp pooling: towards 0 a maximum; large, a mean plus t log N")
-    attention_hidden: int = setting(128, "hidden units of the attention")
+    attention_hidden: int = setting(128, "hidden units of the attention, of ChipNet its channels")
     positions: Literal["avg", "max", "both"] = setting("avg", "how the positions of a feature map become one")
     head_hidden: int | None = setting(None, "width of a hidden layer of the classifier")
     head_activation: Literal["relu", "gelu", "silu", "tanh"] = setting("relu", "behind that layer")
@@ -84,18 +87,29 @@ class ModelSpec:
     )
     dropout: float = setting(0.0, "dropout before each layer of the classifier")
     metadata_hidden: int = setting(32, "width of the two layers through which metadata goes")
+    overview_px: int = setting(
+        224, "ChipNet: side of the square that it sees of a slide, a multiple of 32; larger, its map is finer"
+    )
+    map_dropout: float = setting(0.0, "ChipNet: dropout of channels of the chips' embeddings")
+    mask_background: bool = setting(False, "ChipNet: no attention on chips that are nothing but background")
 
     def __post_init__(self) -> None:
         check(
             self, SettingsError, train_px=at_least(1), attention_hidden=at_least(1), dropout=between(0, 0.99),
             embed_dropout=between(0, 0.99), temperature=between(1e-6, 100), head_hidden=at_least(1),
-            metadata_hidden=at_least(1),
+            metadata_hidden=at_least(1), overview_px=at_least(64), map_dropout=between(0, 0.99),
         )  # fmt: skip
+        if self.overview_px % 32:
+            raise SettingsError(f"--overview-px is a multiple of 32, the side of a chip, not {self.overview_px}")
         if any(width < 1 for width in self.embed):
             raise SettingsError(f"--embed takes widths of at least 1, not {min(self.embed)}")
         if self.pretrained and self.weights is not None:
             raise SettingsError("give --pretrained or --weights, not both")
         default = {field.name: field.default for field in fields(self)}
+        other = _OF_CHIPNET if self.arch == "milnet" else _OF_MILNET
+        if changed := [name for name in other if getattr(self, name) != default[name]]:
+            flag = changed[0].replace("_", "-")
+            raise SettingsError(f"--{flag} is not for --arch {self.arch}; leave it out, or give the other --arch")
         for name, needs, there in (
             ("head_norm", "--head-hidden", self.head_hidden is not None),
             ("head_activation", "--head-hidden", self.head_hidden is not None),
@@ -104,3 +118,25 @@ class ModelSpec:
         ):
             if getattr(self, name) != default[name] and not there:
                 raise SettingsError(f"--{name.replace('_', '-')} says something only beside {needs}; give both or none")
+
+    @property
+    def takes_overviews(self) -> bool:
+        """Whether it looks at a slide's overview, and not at tiles or features."""
+        return self.arch == "chipnet"
+
+    @property
+    def input_px(self) -> int:
+        """Side at which pictures are given to it, in pixels."""
+        return self.overview_px if self.takes_overviews else self.train_px
+
+    @property
+    def least_bags(self) -> int:
+        """How many bags a batch must have, of each process, to learn from."""
+        return 2 if self.takes_overviews or self.head_norm else 1
+
+
+_OF_CHIPNET = ("overview_px", "map_dropout", "mask_background")
+_OF_MILNET = (
+    "train_px", "guided", "standardize", "embed", "embed_dropout", "pooling", "temperature", "positions", "head_hidden",
+    "head_activation", "head_norm",
+)  # fmt: skip

@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from mil.augment import Augment
 from mil.averaging import Averaging, standing_in
 from mil.chance import seed_of
+from mil.chipnet import entropy
 from mil.cohort import Cohort
 from mil.data import BagDataset, Batch, Reader
 from mil.encoded import encode_once
@@ -28,7 +29,8 @@ from mil.log import EpochLog, kept
 from mil.losses import TaskLoss, log_loss, probabilities, sampling_weights
 from mil.metadata import MetadataCoder, fit_metadata
 from mil.metrics import auc
-from mil.model import MILNet, build_model, standardize, start_from_weights
+from mil.model import build_model, standardize, start_from_weights
+from mil.network import MILOutput, Network
 from mil.optim import make_optimizer, prepare
 from mil.order import Batches
 from mil.predict import predict_batches
@@ -42,7 +44,7 @@ from mil.stop import Stop
 class FoldResult(NamedTuple):
     """The best model of a fold, its metadata, its probabilities (test slides, K) of the unseen fold, its epochs."""
 
-    model: MILNet
+    model: Network
     metadata: MetadataCoder
     probabilities: np.ndarray
     log: list[EpochLog]
@@ -200,7 +202,10 @@ class FoldTraining:
     def _learn(self, batch: Batch, weight: float) -> None:
         """Add the gradient of a batch's part in a step whose terms weigh `weight`."""
         instances, mask = self.augment(batch.instances_M, batch.mask_BN)
-        total = self.loss(self.net(instances, mask, batch.metadata_BF).logits_BK, batch.target_B)
+        output = self.net(instances, mask, batch.metadata_BF)
+        total = self.loss(output.logits_BK, batch.target_B)
+        if self.recipe.loss.map_entropy:
+            total = total + self.recipe.loss.map_entropy * self.loss.weight(batch.target_B) * _mean_entropy(output)
         torch.autograd.backward(self.scaler.scale(total / weight))
         self.loss_sum += total.detach()
 
@@ -261,6 +266,11 @@ class FoldTraining:
         labels = self.cohort.labels
         columns = self.metadata.encode(labels.table.iloc[rows])
         return BagDataset([self.cohort.bags[row] for row in rows], labels.targets[rows], self.read, columns)
+
+
+def _mean_entropy(output: MILOutput) -> Tensor:
+    assert output.map_BGG is not None, "a network without a map has no entropy of it"
+    return entropy(output.map_BGG).mean()
 
 
 def _until(stop: Stop | None, batches: Iterable[Batch]) -> Iterator[Batch]:

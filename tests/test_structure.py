@@ -30,7 +30,7 @@ LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".
 }
 MIL_MAY_USE = {
     f"tiling.{name}"
-    for name in "bag bags errors features manifest output overview progress settings slide tissue".split()
+    for name in "bag bags errors features manifest output overview pick progress settings slide tissue".split()
 }
 
 # A ChipNet picks tiles: its own package knows how, and is imported inside the function that needs it.

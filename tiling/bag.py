@@ -29,6 +29,8 @@ FORMAT_VERSION = 1
 SUFFIX = ".h5"
 CHIPNET = "chipnet"  # the setting that says whose tiles they are
 
+NO_TILES = 0  # the `px` of those who read a bag for its overview and the places of its tiles alone
+
 _ARRAYS = ("x0", "y0", "score", "tissue")
 
 
@@ -109,7 +111,7 @@ class Bag:
 
     `x0`, `y0` int64 level-0 pixels of the upper left corner; `score` float64; `tissue` float64 in 0 to 1.
     `overview` is the whole slide as an encoded JPEG, `small` the tiles again at the header's `train_px`, if it has
-    one. Where only the small copies were read, `tiles` is None.
+    one. What was not read is None: `tiles` where the small copies served, both where no tile will be asked for.
     """
 
     header: BagHeader
@@ -140,8 +142,13 @@ class Bag:
         return rgb if px is None or rgb.shape[:2] == (px, px) else resize(rgb, (px, px))
 
     def overview_rgb(self) -> np.ndarray:
-        """RGB uint8 (H, W, 3) of the whole slide."""
-        return decode_overview(self.overview)
+        """RGB uint8 (H, W, 3) of the whole slide; BagError if it cannot be decoded."""
+        try:
+            return decode_overview(self.overview)
+        except (ValueError, OSError) as error:
+            raise BagError(
+                f"the overview of bag {self.header.slide_id!r} cannot be decoded ({error}); tile the slide again"
+            ) from error
 
 
 def small_serves(header: BagHeader, px: int | None) -> bool:
@@ -212,13 +219,14 @@ def read_header(bag: BagRef | Path) -> BagHeader:
 def read_bag(bag: BagRef | Path, px: int | None = None) -> Bag:
     """A bag, its tiles still encoded; raises BagError where it is damaged or of another version.
 
-    With `px`, tiles larger than that will not be asked for: where the small copies serve, only they are read.
+    With `px`, tiles larger than that will not be asked for: where the small copies serve, only they are read; with
+    NO_TILES neither.
     """
     with _open_bag(bag) as (group, ref):
         header = _header(group, ref)
         arrays = {name: group[name][...] for name in _ARRAYS}
-        tiles = None if small_serves(header, px) else _pictures(group["tiles"])
-        small = _pictures(group["small"]) if header.train_px is not None else None
+        tiles = None if px == NO_TILES or small_serves(header, px) else _pictures(group["tiles"])
+        small = None if px == NO_TILES or header.train_px is None else _pictures(group["small"])
         lengths = {len(array) for array in (*arrays.values(), tiles, small) if array is not None}
         if lengths != {header.tiles}:
             raise BagError(f"{ref} has arrays of different lengths; {ref.remedy}")

@@ -20,7 +20,7 @@ from tiling.progress import progress, shown
 from tiling.shards import WHOLE, Shard
 from tiling.sources import SlideRef
 from tiling.spec import TileSpec
-from tiling.tile import NO_TISSUE, tile_slide
+from tiling.tile import NO_TISSUE, glance, tile_slide
 
 Results = Generator[tuple[SlideRef, ManifestRow | Exception], None, None]
 Runner = Callable[[Callable[[SlideRef], ManifestRow], Sequence[SlideRef]], Results]
@@ -179,6 +179,11 @@ def bag_of(spec: TileSpec, slide: SlideRef, chipnet: Chipnet | None = None) -> B
     """The bag of a slide, made in memory."""
     look = None if chipnet is None else partial(look_at, chipnet, slide.slide_id, slide.patient_id)
     return tile_slide(slide.path, spec, slide.slide_id, slide.mpp, slide.default_mpp, look=look)
+
+
+def glance_of(spec: TileSpec, slide: SlideRef) -> Bag:
+    """The bag of a slide without its tiles' pixels, made in memory."""
+    return glance(slide.path, spec, slide.slide_id, slide.mpp, slide.default_mpp)
 
 
 def _make_one(make: Callable[[SlideRef], Bag], out: Path, slide: SlideRef) -> ManifestRow:

@@ -7,6 +7,10 @@ import numpy as np
 from tiling.resample import resize
 from tiling.tissue import tissue_mask
 
+OVERVIEWS = "overviews"  # the setting of a spec that says that whole slides are looked at, and not tiles
+# Those settings of the tiler on which the overview of a slide depends, if by little.
+OVERVIEW_SETTINGS = ("instances", "size", "min_tissue", "longest_edge", "mpp", "magnification", "downsample", "whole")
+OVERVIEW_PX = 1024  # its longer side in a bag, at most
 _WHITE = 255
 
 

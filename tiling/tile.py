@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,9 +52,43 @@ def tile_slide(
         cut = _picked(slide, grid, spec, look)
     else:
         cut = _best(slide, grid, spec, given)
-    places = cut.places
+    return _bag(path, slide, spec, cut, slide_id or path.stem, (mpp, mpp_from))
+
+
+def glance(
+    path: Path,
+    spec: TileSpec,
+    slide_id: str | None = None,
+    mpp: float | None = None,
+    default_mpp: float | None = None,
+) -> Bag:
+    """The bag of the slide at `path` as `tile_slide` would make it, with its overview and without the pixels of tiles.
+
+    Where a slide is sketched for want of a pyramid, places and scores are those before any tile was looked at, and the
+    overview lacks what tiles would have added to it.
+    Raises SlideError where the slide cannot be read.
+    """
+    slide = open_slide(path)
+    mpp, mpp_from = _mpp_of(slide, mpp, default_mpp)
+    grid = make_grid(slide.width_px, slide.height_px, spec.downsample_for(slide, mpp), spec.size)
+    if spec.whole is not None:
+        cut = _whole(slide, grid, spec, spec.whole)
+    else:
+        view = look(slide, grid, spec.instances, spec.size)
+        tissue = view.tissue()
+        scores = RANKS[spec.rank].score(Picture(view.rgb, tissue, view.seen, view.bytes), grid)
+        choice = choose(scores, tissue_share(tissue, grid), spec.instances, spec.min_tissue)
+        overview, downsample = overview_of(view.rgb, slide, grid)
+        cut = _Cut(_on_grid(choice, grid), [], encode_overview(overview), downsample, view.share_seen)
+    return replace(_bag(path, slide, spec, cut, slide_id or path.stem, (mpp, mpp_from)), tiles=None, small=None)
+
+
+def _bag(
+    path: Path, slide: Slide, spec: TileSpec, cut: "_Cut", slide_id: str, mpp_and_source: tuple[float | None, str]
+) -> Bag:
+    places, (mpp, mpp_from) = cut.places, mpp_and_source
     header = BagHeader(
-        slide_id=slide_id or path.stem,
+        slide_id=slide_id,
         slide_path=os.path.abspath(path),
         slide_bytes=path.stat().st_size,
         width_px=slide.width_px,
@@ -64,7 +98,7 @@ def tile_slide(
         vendor=slide.vendor,
         spec=asdict(spec),
         codec=spec.codec,
-        tiles=len(cut.pictures),
+        tiles=len(places.x0),
         side0_px=places.side0_px,
         overview_downsample=cut.overview_downsample,
         overview_seen=cut.overview_seen,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from tiling.overview import OVERVIEW_PX
 from tiling.rank import Grid
 from tiling.resample import resize
 from tiling.sketch import lattice, lattice_step, sketch
@@ -15,7 +16,6 @@ from tiling.tissue import tissue_mask
 
 _MAP_PX = 1280  # the longest side of the picture, in whole pixels a cell
 _CELL_PX = (8, 512)  # the fewest and most pixels a cell gets
-_OVERVIEW_PX = 1024
 _SHARE_OF_TILES = 0.5  # bytes that may be decoded for the picture, relative to those of the tiles to be cut
 _FREE_BYTES = 48_000_000  # decoded without a thought, in about half a second
 
@@ -152,6 +152,6 @@ def overview_of(picture: np.ndarray, slide: Slide, grid: Grid) -> tuple[np.ndarr
     box = (
         max(left, 0.0), max(top, 0.0), min(left + width, picture.shape[1]), min(top + height, picture.shape[0])
     )  # fmt: skip
-    downsample = max(max(slide.width_px, slide.height_px) / _OVERVIEW_PX, map_px0)
+    downsample = max(max(slide.width_px, slide.height_px) / OVERVIEW_PX, map_px0)
     out_px = (max(1, round(slide.width_px / downsample)), max(1, round(slide.height_px / downsample)))
     return resize(picture, out_px, box), downsample

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tiling.overview import OVERVIEW_PX
 from tiling.rank import Choice, Grid
 from tiling.resample import resize
 from tiling.slide import Slide
@@ -13,7 +14,6 @@ PADDINGS: dict[str, dict[str, Any]] = {  # for numpy.pad
     "white": {"constant_values": 255},
     "edge": {"mode": "edge"},
 }
-_OVERVIEW_PX = 1024
 
 
 class Whole(NamedTuple):
@@ -45,6 +45,6 @@ def whole_picture(slide: Slide, grid: Grid, size_px: int, padding: str) -> Whole
     tile = np.pad(picture, margins, **PADDINGS[padding])
     share = np.array([width * height / size_px**2])
     longest0_px = max(slide.width_px, slide.height_px)
-    downsample = max(longest0_px / _OVERVIEW_PX, grid.side0_px / size_px, 1.0)
+    downsample = max(longest0_px / OVERVIEW_PX, grid.side0_px / size_px, 1.0)
     overview_px = max(1, round(slide.width_px / downsample)), max(1, round(slide.height_px / downsample))
     return Whole(Choice(np.zeros(1, np.int64), share, share), tile, resize(picture, overview_px), downsample)

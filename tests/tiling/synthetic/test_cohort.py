@@ -20,7 +20,8 @@ from tiling.synthetic.cohort import (
     read_lesions,
     write_slide,
 )
-from tiling.synthetic.histology import LOOKS, Ellipse
+from tiling.synthetic.fields import Ellipse
+from tiling.synthetic.histology import LOOKS
 
 SMALL = (1024, 768)
 TINY = (640, 512)

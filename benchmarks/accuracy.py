@@ -22,8 +22,6 @@ independent of staining and scanner as those of real patients would be.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,12 +33,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.commands import command, interval, is_finished, train
 from benchmarks.machine import machine
 from benchmarks.patches import PATCH_PX, read_patches, sheet
 from mil.pooling import POOLINGS
 from tiling.output import write_table
 
-ROOT = Path(__file__).resolve().parent.parent
 COLUMNS, ROWS = 4, 3
 SLIDES, CHOICE_SLIDES = 200, 80
 TUMOUR = (2, 3, 4)  # patches of a positive slide, each as often
@@ -81,10 +79,10 @@ def main(argv: list[str] | None = None) -> int:
     if not args.table:
         if not (args.out / "patches.txt").exists():
             compose(args.patches, args.out, args.seed)
-        _command("-m", "tiling", part / "slides", "--out", part / "bags", *TILING)
+        command("-m", "tiling", part / "slides", "--out", part / "bags", *TILING)
         more = ["--weights", args.weights.resolve(), "--seed", args.seed, *args.with_flags]
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda run: train(part, run, *runs[run], more), [] if args.compose else runs))
+            list(pool.map(lambda run: train_run(part, run, *runs[run], more), [] if args.compose else runs))
     print((args.out / "patches.txt").read_text(encoding="utf-8"))
     print("\n".join(table(runs)))
     return 0
@@ -138,19 +136,12 @@ def _take(patches: Iterable[np.ndarray], count: int) -> list[np.ndarray]:
     return taken
 
 
-def train(part: Path, run: Path, mode: str, pooling: str, more: Sequence[object]) -> None:
+def train_run(part: Path, run: Path, mode: str, pooling: str, more: Sequence[object]) -> None:
     """Train all folds of a run, or what is left of them."""
-    if (run / "metrics.json").exists():
-        return
-    _command(
-        ROOT / "train.py", "--resume", "--bags", part / "bags", "--labels", part / "labels.csv", "--out", run,
-        "--pooling", pooling, "--backbone", BACKBONE, "--train-px", PATCH_PX, *COMMON, *TRAINING[mode], *more,
+    train(
+        run, "--bags", part / "bags", "--labels", part / "labels.csv", "--pooling", pooling, "--backbone", BACKBONE,
+        "--train-px", PATCH_PX, *COMMON, *TRAINING[mode], *more,
     )  # fmt: skip
-
-
-def _command(*words: object) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=env, check=True)
 
 
 def table(runs: Mapping[Path, tuple[str, str]]) -> list[str]:
@@ -160,16 +151,12 @@ def table(runs: Mapping[Path, tuple[str, str]]) -> list[str]:
         "| network | pooling | AUC | average precision | log loss | AUC of each fold |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for run, (mode, pooling) in runs.items():
-        if (run / "metrics.json").exists():
+        if is_finished(run):
             content = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-            cells = [_interval(content["slides"][name]) for name in ("auc", "average_precision", "log_loss")]
+            cells = [interval(content["slides"][name]) for name in ("auc", "average_precision", "log_loss")]
             folds = " ".join(f"{fold['auc']:.2f}" for fold in content["folds"])
             lines.append(f"| {mode} | {pooling} | {' | '.join(cells)} | {folds} |")
     return lines
-
-
-def _interval(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from benchmarks.catch import write_truth
+from tiling.output import write_table
+
 PATCH_PX = 96
+SIDE = 12  # patches along the side of a large slide
+TUMOUR = (4, 6, 8)  # tumour patches of a large slide that has any, each as often
+FOLDS = 5
 TWIN_PX, TWIN_DISTANCE = 12, 6.0
 
 
@@ -59,6 +65,35 @@ def sheet(patches: np.ndarray, columns: int) -> np.ndarray:
     return grid.reshape(-1, columns * px, 3)
 
 
+def compose_large(source: Path, out: Path, slides: int, seed: int = 0) -> None:
+    """Write slides of 12 x 12 patches, every other with 4 to 8 of tumour side by side; labels.csv and tiles.csv.
+
+    There are too few patches for one slide each, so they are dealt out to the folds first, and a slide has those of its
+    own fold: no patch is on both sides of a split. Within a fold normal ones stand in several slides, tumour in one as
+    long as they last.
+    """
+    patches, random = read_patches(source, seed), np.random.default_rng(seed)
+    decks = [
+        (normal, tumour, _dealt(len(normal), random), _dealt(len(tumour), random))
+        for normal, tumour in ((patches.normal[fold::FOLDS], patches.tumour[fold::FOLDS]) for fold in range(FOLDS))
+    ]
+    (out / "slides").mkdir(parents=True, exist_ok=True)
+    rows, truth = [], {}
+    for index in range(slides):
+        slide_id, fold, positive = f"p{index:03d}", index // 2 % FOLDS, index % 2
+        cells = nest(SIDE, TUMOUR[index // 2 // FOLDS % len(TUMOUR)] * positive, random)
+        normal, tumour, next_normal, next_tumour = decks[fold]
+        chosen = normal[_next(next_normal, SIDE * SIDE)]
+        chosen[cells] = tumour[_next(next_tumour, len(cells))]
+        Image.fromarray(sheet(chosen, SIDE)).save(out / "slides" / f"{slide_id}.png", compress_level=1)
+        rows.append((slide_id, ("normal", "tumour")[positive], slide_id, fold))
+        if positive:
+            down, right = np.divmod(cells, SIDE)
+            truth[slide_id] = frozenset(zip((right * PATCH_PX).tolist(), (down * PATCH_PX).tolist(), strict=True))
+    write_truth(out / "tiles.csv", truth)
+    write_table(out / "labels.csv", ["slide_id", "label", "patient_id", "fold"], rows)
+
+
 def nest(side: int, count: int, random: np.random.Generator) -> np.ndarray:
     """The numbers (count,), along the rows, of the cells of a `side` by `side` grid that lie about one place in it."""
     row, column = np.divmod(np.arange(side * side), side)
@@ -66,7 +101,11 @@ def nest(side: int, count: int, random: np.random.Generator) -> np.ndarray:
     return np.argsort(np.hypot(row + 0.5 - down, column + 0.5 - right), kind="stable")[:count]
 
 
-def dealt(pool: np.ndarray, random: np.random.Generator) -> Iterator[int]:
-    """Numbers of a pool's patches without end: each once, in an order drawn anew, and then all of them again."""
+def _dealt(count: int, random: np.random.Generator) -> Iterator[int]:
+    """The numbers below `count` without end: each once, in an order drawn by lot, and then all of them again."""
     while True:
-        yield from random.permutation(len(pool)).tolist()
+        yield from random.permutation(count).tolist()
+
+
+def _next(deck: Iterator[int], count: int) -> np.ndarray:
+    return np.fromiter(deck, np.int64, count)

@@ -27,6 +27,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +52,15 @@ ROUNDS = ("first", "second")
 COMMON = ("--device", "cpu", "--batch-size", "4")
 SMALL = ("--backbone", "test_resnet", "--lr", "2e-3", "--lr-end", "1e-5", "--epochs", "30", "--patience", "12")
 
+FROZEN = (
+    *("--backbone", "tf_efficientnet_lite0", "--freeze", "all", "--no-augment", "--lr", "2e-3", "--lr-end", "2e-5"),
+    *("--lr-attention", "1e-3", "--epochs", "30", "--patience", "12"),
+)
+WHOLE = (
+    *("--backbone", "tf_efficientnet_lite0", "--batch-norm", "frozen", "--lr", "1e-4", "--lr-head", "1e-3"),
+    *("--epochs", "12", "--patience", "12", "--warmup-epochs", "1", "--clip-grad", "1"),
+)
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -63,6 +73,7 @@ class DataSet:
     figure: str
     training: tuple[str, ...]
     looking: tuple[str, ...]  # the training of ChipNet
+    weights: str | None = None  # of the backbone, in the folder of real data
 
     @property
     def tiling(self) -> list[str]:
@@ -116,7 +127,7 @@ DATA_SETS = {
     "patches": DataSet(
         lambda data, out, slides: compose_large(data / "patches" / "patches.zip", out, slides),
         120, TileSpec(MOST, PATCH_PX, downsample=1, min_tissue=0, codec="png"), (384, 768), "auc",
-        (*SMALL, "--train-px", "96"), SMALL,
+        (*FROZEN, "--train-px", "96"), WHOLE, "weights/tf_efficientnet_lite0.safetensors",
     ),
     "digits": DataSet(
         lambda data, out, slides: compose_pages(data / "digits", out, slides),
@@ -139,10 +150,12 @@ def main(argv: list[str] | None = None) -> int:
         if ways and not args.table:
             if not (folder / "tiles.csv").exists():
                 data_set.compose(args.data, folder, args.slides or data_set.slides)
+            weights = [] if data_set.weights is None else ["--weights", str((args.data / data_set.weights).resolve())]
             for way in ways:
-                pick(way, args.looking)
+                pick(way, [*weights, *args.looking])
+            training = [*weights, *args.training]
             with ThreadPoolExecutor(args.jobs) as pool:
-                list(pool.map(lambda way: learn(way, args.training), [] if args.pick else ways))
+                list(pool.map(partial(learn, training=training), [] if args.pick else ways))
         if (folder / "tiles.csv").exists():
             print("\n".join(table(name, data_set, folder)))
     return 0

@@ -73,8 +73,8 @@ def compose_pages(source: Path, out: Path, slides: int, seed: int = 0) -> None:
         Image.fromarray(page.rgb).save(out / "slides" / f"{slide_id}.png", compress_level=1)
         rows.append((slide_id, f"digit{majority}", slide_id, fold))
         truth[slide_id] = digit_tiles(page.corners)
-    write_truth(out / "tiles.csv", truth)
     write_table(out / "labels.csv", ["slide_id", "label", "patient_id", "fold"], rows)
+    write_truth(out / "tiles.csv", truth)
 
 
 def draw_page(majority: int, digits: Digits, patterns: np.ndarray, random: np.random.Generator) -> Page:

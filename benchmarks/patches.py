@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,8 @@ from benchmarks.catch import write_truth
 from tiling.output import write_table
 
 PATCH_PX = 96
-SIDE = 12  # patches along the side of a large slide
+SIDE = 10  # patches along the side of a large slide
+SLIDES_EACH = 4  # of a patient, with tumour and without in turn
 TUMOUR = (4, 6, 8)  # tumour patches of a large slide that has any, each as often
 FOLDS = 5
 TWIN_PX, TWIN_DISTANCE = 12, 6.0
@@ -66,32 +66,30 @@ def sheet(patches: np.ndarray, columns: int) -> np.ndarray:
 
 
 def compose_large(source: Path, out: Path, slides: int, seed: int = 0) -> None:
-    """Write slides of 12 x 12 patches, every other with 4 to 8 of tumour side by side; labels.csv and tiles.csv.
+    """Write slides of 10 x 10 patches, every other with 4 to 8 of tumour side by side; labels.csv and tiles.csv.
 
-    There are too few patches for one slide each, so they are dealt out to the folds first, and a slide has those of its
-    own fold: no patch is on both sides of a split. Within a fold normal ones stand in several slides, tumour in one as
-    long as they last.
+    There are too few patches for many such slides. So each patient has some of his own, as many normal ones as fill a
+    slide, and his four slides are laid out of them anew, half with tumour and half without: nobody else's slides share
+    a patch with his, and to know his normal ones by heart says nothing of the label.
     """
     patches, random = read_patches(source, seed), np.random.default_rng(seed)
-    decks = [
-        (normal, tumour, _dealt(len(normal), random), _dealt(len(tumour), random))
-        for normal, tumour in ((patches.normal[fold::FOLDS], patches.tumour[fold::FOLDS]) for fold in range(FOLDS))
-    ]
+    patients = len(patches.normal) // SIDE**2
     (out / "slides").mkdir(parents=True, exist_ok=True)
     rows, truth = [], {}
     for index in range(slides):
-        slide_id, fold, positive = f"p{index:03d}", index // 2 % FOLDS, index % 2
-        cells = nest(SIDE, TUMOUR[index // 2 // FOLDS % len(TUMOUR)] * positive, random)
-        normal, tumour, next_normal, next_tumour = decks[fold]
-        chosen = normal[_next(next_normal, SIDE * SIDE)]
-        chosen[cells] = tumour[_next(next_tumour, len(cells))]
+        patient, nth = divmod(index, SLIDES_EACH)
+        assert patient < patients, f"there are patches for {patients * SLIDES_EACH} slides, not for {slides}"
+        slide_id, positive = f"p{index:03d}", nth % 2
+        cells = nest(SIDE, TUMOUR[(patient + nth // 2) % len(TUMOUR)] * positive, random)
+        chosen = random.permutation(patches.normal[patient::patients][: SIDE**2])
+        chosen[cells] = random.permutation(patches.tumour[patient::patients])[: len(cells)]
         Image.fromarray(sheet(chosen, SIDE)).save(out / "slides" / f"{slide_id}.png", compress_level=1)
-        rows.append((slide_id, ("normal", "tumour")[positive], slide_id, fold))
+        rows.append((slide_id, ("normal", "tumour")[positive], f"patient{patient:02d}", patient % FOLDS))
         if positive:
             down, right = np.divmod(cells, SIDE)
             truth[slide_id] = frozenset(zip((right * PATCH_PX).tolist(), (down * PATCH_PX).tolist(), strict=True))
-    write_truth(out / "tiles.csv", truth)
     write_table(out / "labels.csv", ["slide_id", "label", "patient_id", "fold"], rows)
+    write_truth(out / "tiles.csv", truth)
 
 
 def nest(side: int, count: int, random: np.random.Generator) -> np.ndarray:
@@ -99,13 +97,3 @@ def nest(side: int, count: int, random: np.random.Generator) -> np.ndarray:
     row, column = np.divmod(np.arange(side * side), side)
     down, right = random.uniform(0, side, 2)
     return np.argsort(np.hypot(row + 0.5 - down, column + 0.5 - right), kind="stable")[:count]
-
-
-def _dealt(count: int, random: np.random.Generator) -> Iterator[int]:
-    """The numbers below `count` without end: each once, in an order drawn by lot, and then all of them again."""
-    while True:
-        yield from random.permutation(count).tolist()
-
-
-def _next(deck: Iterator[int], count: int) -> np.ndarray:
-    return np.fromiter(deck, np.int64, count)

@@ -6,9 +6,10 @@
    pools of mucin of 150 to 240 px, which is lighter than the tissue about it, and 2 to 7 of some 80 tiles of 128 px
    with tissue. All slides have such pale areas, as many and as large: in benign ones all are oedema. The stains are of
    five looks, and pen, folds and dust lie on them as on the demo's slides.
-2. patches: 120 slides of 12 x 12 patches of real lymph nodes, 96 px each, from DATA/patches/patches.zip (PatchCamelyon:
-   Veeling et al. 2018). Every other has 4, 6 or 8 patches of tumour side by side; tumour is lighter than the crowded
-   lymphocytes. A tile is a patch. There are too few patches for a slide each: `compose_large` says how they are shared.
+2. patches: 116 slides of 10 x 10 patches of real lymph nodes, 96 px each, from DATA/patches/patches.zip (PatchCamelyon:
+   Veeling et al. 2018). Every other has 4, 6 or 8 patches of tumour side by side; they are not the darkest, crowded
+   lymphocytes are. A tile is a patch. There are too few for a slide each: each of the 29 patients has some of his own,
+   and his four slides are laid out of them anew (`compose_large`).
 3. digits: 600 pages of 900 tiles, of five digits of which three are of one class, which is to be told, and 50 scribbles
    (Bergner et al. 2023, majority task; 5,000 and 1,000 pages there), from DATA/digits.
 
@@ -24,140 +25,79 @@ the table of what is there is printed at the end, or at once with `--table`.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.catch import LESION_SHARE, caught, picks_of, read_truth, write_oracle, write_truth
+from benchmarks.catch import caught, picks_of, read_truth, write_oracle
 from benchmarks.commands import command, figure, is_finished, train
-from benchmarks.digits import TILE_PX, compose_pages
+from benchmarks.data_sets import DATA_SETS, DataSet
 from benchmarks.machine import machine
-from benchmarks.patches import PATCH_PX, compose_large
-from tiling.rank import make_grid
-from tiling.synthetic.cohort import lesion_share, read_lesions
-from tiling.tile import TileSpec
 
-PALE_PX, PALE_TILE_PX = (2048, 1536), 128
 KS = (4, 8, 16)
-MOST = max(KS)
 RULES = ("tissue", "darkness", "texture", "uniform")
 ROUNDS = ("first", "second")
+MIXED, ORACLE = "mixed", "oracle"
 COMMON = ("--device", "cpu", "--batch-size", "4")
-SMALL = ("--backbone", "test_resnet", "--lr", "2e-3", "--lr-end", "1e-5", "--epochs", "30", "--patience", "12")
-
-FROZEN = (
-    *("--backbone", "tf_efficientnet_lite0", "--freeze", "all", "--no-augment", "--lr", "2e-3", "--lr-end", "2e-5"),
-    *("--lr-attention", "1e-3", "--epochs", "30", "--patience", "12"),
-)
-WHOLE = (
-    *("--backbone", "tf_efficientnet_lite0", "--batch-norm", "frozen", "--lr", "1e-4", "--lr-head", "1e-3"),
-    *("--epochs", "12", "--patience", "12", "--warmup-epochs", "1", "--clip-grad", "1"),
-)
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """How a data set is made, tiled and learned from."""
-
-    compose: Callable[[Path, Path, int], None]  # from the folder of real data, into a folder, so many slides
-    slides: int
-    tiles: TileSpec
-    overview_px: tuple[int, int]  # of the rounds: a chip of 32 px is about a tile in the first, a half in the second
-    figure: str
-    training: tuple[str, ...]
-    looking: tuple[str, ...]  # the training of ChipNet
-    weights: str | None = None  # of the backbone, in the folder of real data
-
-    @property
-    def tiling(self) -> list[str]:
-        """The flags of `python -m tiling` for its tiles, but for the rank."""
-        spec = self.tiles
-        return [
-            *("--size", str(spec.size), "--downsample", "1", "--instances", str(spec.instances)),
-            *("--min-tissue", str(spec.min_tissue), "--codec", spec.codec),
-        ]
 
 
 class Way(NamedTuple):
-    """A way to pick tiles on a data set, and the folder where all of the set lies."""
+    """A way to pick tiles on a data set, the folder where all of the set lies, and the folder of real data.
+
+    `looking` and `training` are more flags of ChipNet's training and of the model's, which name what comes of them.
+    """
 
     name: str
     data_set: DataSet
     folder: Path
+    data: Path
+    looking: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
+
+    @property
+    def tag(self) -> str:
+        """What tells the flags of ChipNet's training in names."""
+        return "".join("_" + word.strip("-") for word in self.looking)
 
     @property
     def bags(self) -> Path:
         """The bags picked so."""
-        return self.folder / "bags" / self.name
+        return self.folder / "bags" / (self.name if self.name in (*RULES, ORACLE) else self.name + self.tag)
 
     @property
     def run(self) -> Path:
         """The run trained on them."""
-        return self.folder / "runs" / self.name
+        return self.folder / "runs" / "+".join([self.bags.name, *(word.strip("-") for word in self.training)])
 
-
-def compose_pale(_: Path, out: Path, slides: int) -> None:
-    """Draw the slides with pale lesions."""
-    width, height = PALE_PX
-    command(
-        "-m", "tiling.synthetic", "--out", out, "--lesions", "pale", "--slides", slides, "--seed", 3, "--no-faults",
-        "--width", width, "--height", height,
-    )  # fmt: skip
-    grid = make_grid(width, height, 1, PALE_TILE_PX)
-    x0, y0 = grid.corners0(np.arange(grid.rows * grid.columns))
-    truth = {}
-    for slide_id, lesions in read_lesions(out / "lesions.csv").items():
-        is_lesion = lesion_share(lesions, x0, y0, grid.side0_px) >= LESION_SHARE
-        truth[slide_id] = frozenset(zip(x0[is_lesion].tolist(), y0[is_lesion].tolist(), strict=True))
-    write_truth(out / "tiles.csv", truth)
-
-
-DATA_SETS = {
-    "pale": DataSet(
-        compose_pale, 120, TileSpec(MOST, PALE_TILE_PX, downsample=1), (512, 1024), "auc",
-        (*SMALL, "--train-px", "64", "--folds", "5"), (*SMALL, "--folds", "5"),
-    ),
-    "patches": DataSet(
-        lambda data, out, slides: compose_large(data / "patches" / "patches.zip", out, slides),
-        120, TileSpec(MOST, PATCH_PX, downsample=1, min_tissue=0, codec="png"), (384, 768), "auc",
-        (*FROZEN, "--train-px", "96"), WHOLE, "weights/tf_efficientnet_lite0.safetensors",
-    ),
-    "digits": DataSet(
-        lambda data, out, slides: compose_pages(data / "digits", out, slides),
-        600, TileSpec(MOST, TILE_PX, downsample=1, min_tissue=0, codec="png"), (480, 960), "accuracy",
-        (*SMALL, "--train-px", "48"), SMALL,
-    ),
-}  # fmt: skip
+    @property
+    def weights(self) -> list[object]:
+        """The flag that gives the backbone its weights, if it has any."""
+        path = self.data_set.weights
+        return [] if path is None else ["--weights", (self.data / path).resolve()]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Make, pick and train what is not there yet, and print the tables; status 0."""
     args = _parser().parse_args(argv)
-    for name, data_set in DATA_SETS.items():
+    for name, data_set in {} if args.table else DATA_SETS.items():
         folder = args.out / name
         ways = [
-            Way(way, data_set, folder)
-            for way in (*RULES, *ROUNDS, "mixed", "oracle")
+            Way(way, data_set, folder, args.data, args.looking, args.training)
+            for way in (*RULES, *ROUNDS, MIXED, ORACLE)
             if not args.only or {name, f":{way}", f"{name}:{way}"} & {*args.only}
         ]
-        if ways and not args.table:
-            if not (folder / "tiles.csv").exists():
-                data_set.compose(args.data, folder, args.slides or data_set.slides)
-            weights = [] if data_set.weights is None else ["--weights", str((args.data / data_set.weights).resolve())]
-            for way in ways:
-                pick(way, [*weights, *args.looking])
-            training = [*weights, *args.training]
-            with ThreadPoolExecutor(args.jobs) as pool:
-                list(pool.map(partial(learn, training=training), [] if args.pick else ways))
-        if (folder / "tiles.csv").exists():
-            print("\n".join(table(name, data_set, folder)))
+        if ways and not (folder / "tiles.csv").exists():
+            data_set.compose(args.data, folder, args.slides or data_set.slides)
+        for way in ways:
+            pick(way)
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(learn, [] if args.pick else ways))
+    for name, data_set in DATA_SETS.items():
+        if (args.out / name / "tiles.csv").exists():
+            print("\n".join(table(name, data_set, args.out / name)))
     return 0
 
 
@@ -170,45 +110,49 @@ def _parser() -> argparse.ArgumentParser:
     add("--slides", type=int, help="so many slides a set, for a try")
     add("--jobs", type=int, default=1, help="trainings at a time, a thread each")
     add("--pick", action="store_true", help="stop before the models on the tiles are trained")
-    add("--looking", type=str.split, default=[], metavar="'FLAGS'", help="more flags of ChipNet's training, in quotes")
-    add("--training", type=str.split, default=[], metavar="'FLAGS'", help="more flags of the models', in quotes")
+    for what, of in (("looking", "ChipNet's training"), ("training", "the models'")):
+        add(f"--{what}", type=_words, default=(), metavar="FLAGS", help=f"more flags of {of}, as --{what}='--lr 1e-3'")
     add("--table", action="store_true", help="print what is there, and do nothing")
     return parser
 
 
-def pick(way: Way, looking: list[str]) -> None:
+def _words(flags: str) -> tuple[str, ...]:
+    return tuple(flags.split())
+
+
+def pick(way: Way) -> None:
     """Make the bags of a way to pick, where they are not there."""
     slides, data_set = way.folder / "slides", way.data_set
     if len(list(way.bags.glob("*.h5"))) == len(list(slides.iterdir())):
         return
-    if way.name == "oracle":
+    if way.name == ORACLE:
         write_oracle(slides, read_truth(way.folder / "tiles.csv"), data_set.tiles, way.bags)
     elif way.name in RULES:
         command("-m", "tiling", slides, "--out", way.bags, "--rank", way.name, *data_set.tiling)
     else:
         tissue = way._replace(name="tissue")
-        pick(tissue, looking)
-        nth = ROUNDS.index(way.name) if way.name in ROUNDS else len(ROUNDS) - 1
-        chipnet = look(tissue, nth, looking)
-        share = ("--attention-share", "0.5") if way.name == "mixed" else ()
+        pick(tissue)
+        chipnet = look(tissue, ROUNDS[-1] if way.name == MIXED else way.name)
+        share = ("--attention-share", "0.5") if way.name == MIXED else ()
         command(
             "-m", "tiling.reselect", tissue.bags, "--out", way.bags, "--rank", "attention", "--chipnet", chipnet, *share
         )
 
 
-def look(tissue: Way, nth: int, looking: list[str]) -> Path:
+def look(tissue: Way, nth: str) -> Path:
     """The run of ChipNet of a round, trained on the overviews in the bags picked by tissue."""
-    run, data_set = tissue.folder / "runs" / f"chipnet-{ROUNDS[nth]}", tissue.data_set
+    run, data_set = tissue.folder / "runs" / f"chipnet-{nth}{tissue.tag}", tissue.data_set
     train(
         run, "--arch", "chipnet", "--bags", tissue.bags, "--labels", tissue.folder / "labels.csv",
-        "--overview-px", data_set.overview_px[nth], *COMMON, *data_set.looking, *looking,
+        "--overview-px", data_set.overview_px[ROUNDS.index(nth)], *COMMON, *data_set.looking, *tissue.weights,
+        *tissue.looking,
     )  # fmt: skip
     return run
 
 
-def learn(way: Way, training: list[str]) -> None:
+def learn(way: Way) -> None:
     """Train the model on the tiles picked."""
-    flags = (*COMMON, *way.data_set.training, *training)
+    flags = (*COMMON, *way.data_set.training, *way.weights, *way.training)
     train(way.run, "--bags", way.bags, "--labels", way.folder / "labels.csv", *flags)
 
 
@@ -220,14 +164,27 @@ def table(name: str, data_set: DataSet, folder: Path) -> Iterator[str]:
     yield f"{machine('torch', 'timm')}\n"
     heads = " | ".join(f"k = {k}: lesion among picked / of possible" for k in KS)
     yield f"| picked by | {heads} | {data_set.figure} |\n|---|{'---|' * len(KS)}---|"
-    for way in (Way(each, data_set, folder) for each in (*RULES, *ROUNDS, "mixed", "oracle")):
-        if way.bags.exists() and all((way.bags / f"{slide_id}.h5").exists() for slide_id in truth):
-            picks = picks_of(way.bags, truth)
+    names = sorted((path.name for path in (folder / "bags").glob("*")), key=_place)
+    for bags in (folder / "bags" / name for name in names):
+        if all((bags / f"{slide_id}.h5").exists() for slide_id in truth):
+            picks = picks_of(bags, truth)
             cells = " | ".join(str(caught(picks, truth, k)) for k in KS)
-            yield f"| {way.name} | {cells} | {figure(way.run, data_set.figure) if is_finished(way.run) else ''} |"
-    for nth in ROUNDS:
-        if is_finished(run := folder / "runs" / f"chipnet-{nth}"):
-            yield f"| (ChipNet of the {nth} round) | {'| ' * len(KS)}{figure(run, data_set.figure)} |"
+            runs = [run for run in sorted((folder / "runs").glob(f"{bags.name}*")) if _is_on(run, bags)]
+            for run in runs or [bags]:
+                yield f"| {run.name} | {cells} | {figure(run, data_set.figure) if run in runs else ''} |"
+    for run in filter(is_finished, sorted((folder / "runs").glob("chipnet-*"))):
+        yield f"| ({run.name} itself) | {'| ' * len(KS)}{figure(run, data_set.figure)} |"
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Where the row of a way stands: rules, rounds, the mixture, the oracle."""
+    order = (*RULES, *ROUNDS, MIXED, ORACLE)
+    return order.index(name.partition("_")[0]), name
+
+
+def _is_on(run: Path, bags: Path) -> bool:
+    """Whether a run is finished, and of these bags."""
+    return is_finished(run) and run.name.partition("+")[0] == bags.name
 
 
 if __name__ == "__main__":

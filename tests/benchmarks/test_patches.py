@@ -50,7 +50,7 @@ def test_nest_is_one_patch_of_cells() -> None:
     assert len(nest(12, 0, np.random.default_rng(0))) == 0
 
 
-def test_no_patch_is_in_two_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_patch_is_of_two_patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patches, "SIDE", 3)
     monkeypatch.setattr(patches, "TUMOUR", (2,))
     pool = Patches(np.stack([plain(n) for n in range(50)]), np.stack([plain(200 + n) for n in range(50)]), 0)
@@ -59,14 +59,19 @@ def test_no_patch_is_in_two_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with (tmp_path / "labels.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == ["normal", "tumour"] * 10
+    assert [row["patient_id"] for row in rows] == [f"patient{n // 4:02d}" for n in range(20)]
+    assert [row["fold"] for row in rows] == [str(n // 4) for n in range(20)]
     truth = read_truth(tmp_path / "tiles.csv")
     assert [len(corners) for corners in truth.values()] == [2] * 10
-    seen: list[int] = []
+    owners: dict[int, set[str]] = {}
     for row in rows:
         with Image.open(tmp_path / "slides" / f"{row['slide_id']}.png") as slide:
             cells = np.asarray(slide)[::96, ::96, 0]
-        assert {int(number) % 5 for number in cells.flat} == {int(row["fold"])}
+        assert len(np.unique(cells)) == 9  # no patch twice in a slide
+        for number in cells.flat:
+            owners.setdefault(int(number), set()).add(row["patient_id"])
         lesions = {(96 * int(x), 96 * int(y)) for y, x in np.argwhere(cells >= 200)}
         assert lesions == truth.get(row["slide_id"], frozenset())
-        seen += cells[cells >= 200].tolist()
-    assert len(set(seen)) == len(seen) == 20  # there are enough of tumour to use none twice
+    assert {len(patients) for patients in owners.values()} == {1}
+    with pytest.raises(AssertionError, match="patches for 20 slides, not for 21"):
+        compose_large(Path("unread"), tmp_path, slides=21)

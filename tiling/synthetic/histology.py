@@ -5,7 +5,7 @@ nuclei, glands and vessels are stamped at full resolution; Beer-Lambert's law tu
 
 Crowded lesions differ from benign tissue in the size, crowding and hue of their nuclei, not in darkness: lymphoid
 aggregates are as dark. Pale lesions are small pools of mucin, a lilac veil in which a few islands of tumour cells lie:
-lighter than the tissue about them. So is oedema, of which every slide has some, pink and with its fibres drawn apart;
+lighter than the tissue about them. So is oedema, of which every slide has some, of the colour of its fibres but thin;
 pools and oedemas together are as many and as large in benign slides as in others, so that neither darkness nor
 lightness tells one from the other.
 """
@@ -35,7 +35,7 @@ from tiling.synthetic.fields import (
 DEFAULT_SIZE_PX = (4096, 3072)  # width, height
 _PALE_PX = (300, 480)  # sides of a pale area on a slide of that size
 _BLOCK_PX = 512  # coloured at once: small enough for the cache, a multiple of LATTICE_PX
-_MUCIN_EOSIN, _MUCIN_HAEMATOXYLIN = 0.3, 0.17  # of what fibres have, and in dye
+_MUCIN_DENSITY, _MUCIN_EOSIN = 0.72, 0.1  # optical density of mucin, and its eosin, relative to those of the fibres
 _TEXTURE_PX = (512, 1024)  # across and along the fibres; powers of two, so that wrapping is a bit mask
 _DYE_STEPS = 100  # steps of a unit of dye in the colour table
 
@@ -425,7 +425,8 @@ def _dye(coarse: np.ndarray, layers: Layers, look: Look, rng: np.random.Generato
     matrix = (1 + 0.13 * tone) * fibre * (1 - cells)
     between = look.basophilia * (1 - 0.3 * tone) * fibre
     if coarse[6:].any():
-        matrix, between = _fade(matrix, between, cells, fibre, *pale)
+        left, veil = _fade(cells, fibre, *pale)
+        matrix, between = matrix * left + _MUCIN_EOSIN * veil, between * left + _mucin(look) * veil
     matrix = look.stroma * (matrix + 0.75 * cells * grain)
     eosin = matrix * (1 - 0.6 * nuclei) + 0.35 * tumour * nuclei  # nuclei of the tumour are redder
     between = between + (0.10 * cells + 0.08 * tumour) * grain
@@ -434,10 +435,13 @@ def _dye(coarse: np.ndarray, layers: Layers, look: Look, rng: np.random.Generato
     return 256 * high + low
 
 
-def _fade(
-    matrix: np.ndarray, between: np.ndarray, cells: np.ndarray, fibre: np.ndarray, oedema: np.ndarray, mucin: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Eosin and haematoxylin between the cells where oedema thins the fibres and mucin takes their place."""
-    veil = mucin * (1 - cells) * (0.6 + 0.4 * fibre)
-    left = (1 - 0.5 * oedema) * (1 - mucin)
-    return matrix * left + _MUCIN_EOSIN * veil, between * left + _MUCIN_HAEMATOXYLIN * veil
+def _fade(cells: np.ndarray, fibre: np.ndarray, oedema: np.ndarray, mucin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is left of what lies between the cells where oedema thins it and mucin takes its place, and the mucin."""
+    return (1 - 0.4 * oedema) * (1 - mucin), mucin * (1 - cells) * (0.7 + 0.3 * fibre)
+
+
+def _mucin(look: Look) -> float:
+    """The haematoxylin of mucin: a look with darker fibres has darker mucin, which is still lighter than they are."""
+    haematoxylin, eosin = sum(look.haematoxylin), sum(look.eosin)
+    fibres = look.stroma * eosin + look.basophilia * haematoxylin
+    return (_MUCIN_DENSITY * fibres - _MUCIN_EOSIN * look.stroma * eosin) / haematoxylin

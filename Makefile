@@ -4,10 +4,13 @@ BIN := .venv/bin
 OUT ?= demo
 INPUT := setup.cfg pyproject.toml
 
-.PHONY: demo test test-slurm lint types unit clean
+.PHONY: demo demo-attention test test-slurm lint types unit clean
 
 demo: .venv/installed
 	$(BIN)/python benchmarks/demo.py --out "$(OUT)"
+
+demo-attention: .venv/installed
+	$(BIN)/python benchmarks/demo_attention.py --out "$(OUT)-attention"
 
 test: lint types unit
 

@@ -21,32 +21,27 @@ independent of staining and scanner as those of real patients would be.
 """
 
 import argparse
-import io
 import json
-import os
-import subprocess
 import sys
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.commands import command, interval, is_finished, train
 from benchmarks.machine import machine
+from benchmarks.patches import PATCH_PX, read_patches, sheet
 from mil.pooling import POOLINGS
 from tiling.output import write_table
 
-ROOT = Path(__file__).resolve().parent.parent
-PATCH_PX, COLUMNS, ROWS = 96, 4, 3
+COLUMNS, ROWS = 4, 3
 SLIDES, CHOICE_SLIDES = 200, 80
 TUMOUR = (2, 3, 4)  # patches of a positive slide, each as often
-TWIN_PX, TWIN_DISTANCE = 12, 6.0
 BACKBONE = "tf_efficientnet_lite0"
 MODES = ("frozen", "end-to-end")
 TILING = [
@@ -72,14 +67,6 @@ TRAINING = {
 }
 
 
-class Patches(NamedTuple):
-    """RGB uint8 (N, 96, 96, 3) of each kind, in an order drawn by the seed, and how many twins were dropped."""
-
-    normal: np.ndarray
-    tumour: np.ndarray
-    dropped: int
-
-
 def main(argv: list[str] | None = None) -> int:
     """Compose, tile, train what is not there yet, and print the table; status 0."""
     args = _parser().parse_args(argv)
@@ -92,10 +79,10 @@ def main(argv: list[str] | None = None) -> int:
     if not args.table:
         if not (args.out / "patches.txt").exists():
             compose(args.patches, args.out, args.seed)
-        _command("-m", "tiling", part / "slides", "--out", part / "bags", *TILING)
+        command("-m", "tiling", part / "slides", "--out", part / "bags", *TILING)
         more = ["--weights", args.weights.resolve(), "--seed", args.seed, *args.with_flags]
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda run: train(part, run, *runs[run], more), [] if args.compose else runs))
+            list(pool.map(lambda run: train_run(part, run, *runs[run], more), [] if args.compose else runs))
     print((args.out / "patches.txt").read_text(encoding="utf-8"))
     print("\n".join(table(runs)))
     return 0
@@ -118,37 +105,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_patches(source: Path, seed: int) -> Patches:
-    """The patches of a zip, without twins."""
-    kinds: dict[str, list[np.ndarray]] = {"normal": [], "tumor": []}
-    with zipfile.ZipFile(source) as archive:
-        for name in sorted(archive.namelist()):
-            kind = name.split("/")[-2] if "/" in name else ""
-            if kind in kinds and not name.endswith("/"):
-                rgb = np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
-                assert rgb.shape == (PATCH_PX, PATCH_PX, 3), f"{name} has {rgb.shape} pixels"
-                kinds[kind].append(rgb)
-    rgb = np.stack(kinds["normal"] + kinds["tumor"])
-    single = ~are_twins(rgb)
-    is_normal = np.arange(len(rgb)) < len(kinds["normal"])
-    random = np.random.default_rng(seed)
-    return Patches(
-        random.permutation(rgb[is_normal & single]), random.permutation(rgb[~is_normal & single]), int((~single).sum())
-    )
-
-
-def are_twins(rgb: np.ndarray) -> np.ndarray:
-    """Bool (N,), True for patches that are all but alike to one before them."""
-    copies = [Image.fromarray(each).resize((TWIN_PX, TWIN_PX), Image.Resampling.BOX) for each in rgb]
-    small = np.stack([np.asarray(copy, np.float32).ravel() for copy in copies])
-    squares = (small**2).sum(axis=1)
-    twins = np.zeros(len(rgb), bool)
-    for row in range(1, len(rgb)):
-        distances = squares[:row] + squares[row] - 2 * small[:row] @ small[row]
-        twins[row] = bool((distances[~twins[:row]] < small.shape[1] * TWIN_DISTANCE**2).any())
-    return twins
-
-
 def compose(source: Path, out: Path, seed: int) -> None:
     """Write the slides of both parts, and labels.csv beside each: slide_id, label, patient_id, tumour_patches."""
     patches = read_patches(source, seed)
@@ -163,7 +119,7 @@ def compose(source: Path, out: Path, seed: int) -> None:
             tumours = TUMOUR[place % len(TUMOUR)] if positive else 0
             chosen = _take(tumour, tumours) + _take(normal, COLUMNS * ROWS - tumours)
             slide_id, label = f"{part[0]}{index:03d}", ("normal", "tumour")[positive]
-            Image.fromarray(_sheet(random.permutation(np.stack(chosen)))).save(slides / f"{slide_id}.png")
+            Image.fromarray(sheet(random.permutation(np.stack(chosen)), COLUMNS)).save(slides / f"{slide_id}.png")
             # Of three slides in a row, of one label, the last two are of one patient.
             rows.append((slide_id, label, f"{label[0]}{place // 3 * 2 + min(place % 3, 1):03d}", tumours))
         write_table(out / part / "labels.csv", ["slide_id", "label", "patient_id", "tumour_patches"], rows)
@@ -180,25 +136,12 @@ def _take(patches: Iterable[np.ndarray], count: int) -> list[np.ndarray]:
     return taken
 
 
-def _sheet(patches: np.ndarray) -> np.ndarray:
-    """Patches (rows · columns, px, px, 3) side by side in rows."""
-    grid = patches.reshape(ROWS, COLUMNS, PATCH_PX, PATCH_PX, 3).swapaxes(1, 2)
-    return grid.reshape(ROWS * PATCH_PX, COLUMNS * PATCH_PX, 3)
-
-
-def train(part: Path, run: Path, mode: str, pooling: str, more: Sequence[object]) -> None:
+def train_run(part: Path, run: Path, mode: str, pooling: str, more: Sequence[object]) -> None:
     """Train all folds of a run, or what is left of them."""
-    if (run / "metrics.json").exists():
-        return
-    _command(
-        ROOT / "train.py", "--resume", "--bags", part / "bags", "--labels", part / "labels.csv", "--out", run,
-        "--pooling", pooling, "--backbone", BACKBONE, "--train-px", PATCH_PX, *COMMON, *TRAINING[mode], *more,
+    train(
+        run, "--bags", part / "bags", "--labels", part / "labels.csv", "--pooling", pooling, "--backbone", BACKBONE,
+        "--train-px", PATCH_PX, *COMMON, *TRAINING[mode], *more,
     )  # fmt: skip
-
-
-def _command(*words: object) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=env, check=True)
 
 
 def table(runs: Mapping[Path, tuple[str, str]]) -> list[str]:
@@ -208,16 +151,12 @@ def table(runs: Mapping[Path, tuple[str, str]]) -> list[str]:
         "| network | pooling | AUC | average precision | log loss | AUC of each fold |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for run, (mode, pooling) in runs.items():
-        if (run / "metrics.json").exists():
+        if is_finished(run):
             content = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-            cells = [_interval(content["slides"][name]) for name in ("auc", "average_precision", "log_loss")]
+            cells = [interval(content["slides"][name]) for name in ("auc", "average_precision", "log_loss")]
             folds = " ".join(f"{fold['auc']:.2f}" for fold in content["folds"])
             lines.append(f"| {mode} | {pooling} | {' | '.join(cells)} | {folds} |")
     return lines
-
-
-def _interval(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 if __name__ == "__main__":

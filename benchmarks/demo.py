@@ -10,16 +10,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.catch import LESION_SHARE
+from benchmarks.commands import ROOT
+
+if TYPE_CHECKING:
+    from mil.intervals import Estimate
 
 MARK = "made-by-gigabag-demo"  # only a folder that holds this file is emptied
 LEAST_SLIDES = 12  # a smaller cohort has none of the faulty slides that the demo is to show
-LESION_SHARE = 0.25  # a tile is a lesion tile if at least this much of it is lesion
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,23 +97,28 @@ def step(command: str, main: Callable[[list[str]], int], *arguments: object, exp
         sys.exit(f"demo: `{command}` ended with status {status}, not {expected}; see its messages above")
 
 
-def report(out: Path) -> str:
-    """What was made, where, and how good it is."""
+def held_out_auc(scores: Path, labels: Path) -> "Estimate":
+    """The AUC, over patients, of the slides in a table of scores."""
     from mil.intervals import estimate
     from mil.metrics import auc
     from mil.predict import read_predictions
 
-    labels = pd.read_csv(out / "held-out" / "labels.csv", dtype=str).set_index("slide_id")
-    scores, probabilities = read_predictions(out / "scores.csv", ("0", "1"))
-    known = labels.loc[scores["slide_id"]]
-    held_out = estimate(auc, probabilities, known["label"].astype(int).to_numpy(), known["patient_id"].to_numpy())
+    rows, probabilities = read_predictions(scores, ("0", "1"))
+    known = pd.read_csv(labels, dtype=str).set_index("slide_id").loc[rows["slide_id"]]
+    return estimate(auc, probabilities, known["label"].astype(int).to_numpy(), known["patient_id"].to_numpy())
+
+
+def report(out: Path) -> str:
+    """What was made, where, and how good it is."""
+    held_out = held_out_auc(out / "scores.csv", out / "held-out" / "labels.csv")
+    scored = len(pd.read_csv(out / "scores.csv"))
     metrics = json.loads((out / "run" / "metrics.json").read_text())["slides"]["auc"]
     caught, among, chance = lesion_tiles(out / "bags", out / "train" / "lesions.csv")
     rows = [
         ("slides", out / "train" / "slides", "and held-out/slides, with their labels.csv and lesions.csv"),
         ("bags", out / "bags", f"{caught} of the {among} lesion tiles there are (by chance: {chance:.0f})"),
         ("run", out / "run", f"AUC out of fold {metrics['value']:.3f} ({metrics['low']:.3f} to {metrics['high']:.3f})"),
-        ("scores", out / "scores.csv", f"AUC on {len(scores)} held-out slides {held_out}"),
+        ("scores", out / "scores.csv", f"AUC on {scored} held-out slides {held_out}"),
         ("pictures", out / "heatmaps", "each held-out slide with its tiles and their attention"),
     ]
     width = max(len(str(path)) for _, path, _ in rows)

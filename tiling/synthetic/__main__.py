@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -25,6 +26,12 @@ def _parser() -> ArgumentParser:
     cli.add_workers(parser, "draw slides")
     add("--width", type=int, default=DEFAULT_SIZE_PX[0], help="width of a slide in pixels")
     add("--height", type=int, default=DEFAULT_SIZE_PX[1], help="height of a slide in pixels")
+    add(
+        "--lesions",
+        type=Literal["crowded", "pale"],
+        default="crowded",
+        help="crowded nuclei; or pale: small, and lighter than the tissue about them",
+    )
     add("--no-faults", action="store_true", help="no truncated slide, none without tissue, none without mpp")
     return parser
 
@@ -33,7 +40,7 @@ def _work(args: Namespace) -> int:
     from tiling.synthetic.cohort import make_cohort
 
     size_px, workers = (args.width, args.height), cli.count_from(args, "workers")
-    make_cohort(Path(args.out), args.slides, args.seed, args.prefix, workers, size_px, not args.no_faults)
+    make_cohort(Path(args.out), args.slides, args.seed, args.prefix, workers, size_px, not args.no_faults, args.lesions)
     return cli.OK
 
 

@@ -17,11 +17,13 @@ from tiling.output import write_table
 from tiling.progress import progress
 from tiling.slide import write_pyramid
 from tiling.synthetic.artefacts import ARTEFACTS
-from tiling.synthetic.histology import DEFAULT_SIZE_PX, LOOKS, Ellipse, draw_slide
+from tiling.synthetic.fields import Ellipse
+from tiling.synthetic.histology import DEFAULT_SIZE_PX, LOOKS, draw_slide
 
 _LEAST_SIDE_PX = 512  # smaller slides have no room for a lesion
 _SHARE_SAMPLES = 16  # points along a tile's side at which its lesion share is sampled
 _FAULTS_FROM = 12  # a smaller cohort would lose too much of itself to faulty slides
+KINDS = ("crowded", "pale")  # of lesions
 _KEPT_BYTES = 0.6  # share of the truncated file that is left
 
 
@@ -50,6 +52,7 @@ class SlidePlan:
     tissue: bool = True
     mpp: float | None = 1.0
     truncated: bool = False
+    lesions: str = "crowded"
 
 
 # ---- the truth -------------------------------------------------------------------------------------------------------
@@ -103,9 +106,10 @@ def make_cohort(
     workers: int = 2,
     size_px: tuple[int, int] = DEFAULT_SIZE_PX,
     faults: bool = True,
+    lesions: str = "crowded",
 ) -> None:
     """Write `slides/<prefix>_000.tiff …`, `labels.csv` and `lesions.csv` into a new or empty folder."""
-    plans = plan_cohort(slides, seed, prefix, size_px, faults)
+    plans = plan_cohort(slides, seed, prefix, size_px, faults, lesions)
     if workers < 1:
         raise InputError(f"workers is {workers}; give at least 1")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -115,12 +119,12 @@ def make_cohort(
         folder.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"cannot make {str(folder)!r} ({error.strerror}); choose another folder") from error
-    lesions: list[Lesion] = []
+    found: list[Lesion] = []
     with progress(len(plans), "slide", "drawing") as bar:
         for of_slide in _in_processes(partial(write_slide, folder=folder), plans, workers):
-            lesions += of_slide
+            found += of_slide
             bar.update()
-    write_table(out / "lesions.csv", [f.name for f in fields(Lesion)], map(astuple, lesions))
+    write_table(out / "lesions.csv", [f.name for f in fields(Lesion)], map(astuple, found))
     rows = ((plan.slide_id, plan.label, plan.patient_id) for plan in plans)
     write_table(out / "labels.csv", ["slide_id", "label", "patient_id"], rows)
 
@@ -131,6 +135,7 @@ def plan_cohort(
     prefix: str = "slide",
     size_px: tuple[int, int] = DEFAULT_SIZE_PX,
     faults: bool = True,
+    lesions: str = "crowded",
 ) -> list[SlidePlan]:
     """The plans of a cohort: labels balanced, all slides of a patient of one label, every look in both labels.
 
@@ -152,6 +157,7 @@ def plan_cohort(
             size_px=size_px,
             look=look,
             artefacts=artefacts,
+            lesions=lesions,
         )
         for index, (label, patient) in enumerate(_labels_and_patients(slides, rng))
         for look, artefacts in [next(turns[label])]
@@ -212,13 +218,17 @@ def make_slide(plan: SlidePlan) -> tuple[np.ndarray, list[Lesion]]:
     """RGB uint8 (height, width, 3) of the planned slide, and its lesions."""
     _check(plan)
     rng = np.random.default_rng(plan.seed)
-    rgb, ellipses = draw_slide(plan.size_px, LOOKS[plan.look], plan.tissue, plan.label == 1, rng)
+    rgb, ellipses = draw_slide(
+        plan.size_px, LOOKS[plan.look], plan.tissue, plan.label == 1, rng, plan.lesions == "pale"
+    )
     for name in plan.artefacts:
         ARTEFACTS[name](rgb, rng)
     return rgb, [Lesion(plan.slide_id, *ellipse) for ellipse in ellipses]
 
 
 def _check(plan: SlidePlan) -> None:
+    if plan.lesions not in KINDS:
+        raise InputError(f"unknown kind of lesions {plan.lesions!r}; choose from {', '.join(KINDS)}")
     for name, known in [(plan.look, LOOKS), *((artefact, ARTEFACTS) for artefact in plan.artefacts)]:
         if name not in known:
             raise InputError(f"unknown look or artefact {name!r}; choose from {', '.join(known)}")

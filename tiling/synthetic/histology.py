@@ -1,12 +1,17 @@
 """Draw a slide that looks like H&E, and say where its lesions are.
 
 A slide is drawn as amounts of two dyes. Smooth fields on a coarse lattice say where tissue, fibres and lesions lie;
-nuclei, glands and vessels are stamped at full resolution; Beer-Lambert's law turns dye into colour. Lesions differ
-from benign tissue in the size, crowding and hue of their nuclei, not in darkness: lymphoid aggregates are as dark.
+nuclei, glands and vessels are stamped at full resolution; Beer-Lambert's law turns dye into colour.
+
+Crowded lesions differ from benign tissue in the size, crowding and hue of their nuclei, not in darkness: lymphoid
+aggregates are as dark. Pale lesions are small pools of mucin, a lilac veil in which a few islands of tumour cells lie:
+lighter than the tissue about them. So is oedema, of which every slide has some, of the colour of its fibres but thin;
+pools and oedemas together are as many and as large in benign slides as in others, so that neither darkness nor
+lightness tells one from the other.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
@@ -14,9 +19,23 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from tiling.synthetic.fields import (
+    LATTICE_PX,
+    Ellipse,
+    at_nodes,
+    fibre_coordinates_px,
+    place_ellipses,
+    smooth_noise,
+    soft_ellipses,
+    tissue_depth_px,
+    turn,
+    upsample,
+)
+
 DEFAULT_SIZE_PX = (4096, 3072)  # width, height
-_LATTICE_PX = 16  # spacing of the coarse fields; everything finer is stamped or textured
-_BLOCK_PX = 512  # coloured at once: small enough for the cache, a multiple of _LATTICE_PX
+_PALE_PX = (300, 480)  # sides of a pale area on a slide of that size
+_BLOCK_PX = 512  # coloured at once: small enough for the cache, a multiple of LATTICE_PX
+_MUCIN_DENSITY, _MUCIN_EOSIN = 0.72, 0.1  # optical density of mucin, and its eosin, relative to those of the fibres
 _TEXTURE_PX = (512, 1024)  # across and along the fibres; powers of two, so that wrapping is a bit mask
 _DYE_STEPS = 100  # steps of a unit of dye in the colour table
 
@@ -45,21 +64,6 @@ LOOKS: Mapping[str, Look] = {
 }
 
 
-class Ellipse(NamedTuple):
-    """An axis-aligned ellipse by its level-0 bounding box."""
-
-    x0: int
-    y0: int
-    width_px: int
-    height_px: int
-
-    def reach(self, x0: np.ndarray, y0: np.ndarray) -> np.ndarray:
-        """Distance of level-0 points from the centre, relative to the border: at most 1 inside."""
-        u = (x0 - self.x0) / (self.width_px / 2) - 1
-        v = (y0 - self.y0) / (self.height_px / 2) - 1
-        return np.hypot(u, v)
-
-
 class Anatomy(NamedTuple):
     """What lies where: coarse fields (rows, columns) of lattice nodes, and the ellipses in them."""
 
@@ -69,6 +73,8 @@ class Anatomy(NamedTuple):
     tone: np.ndarray  # slow variation of stain and cellularity, mean 0, deviation 1
     tumour: np.ndarray  # 0 to 1, nests of lesions
     lymphoid: np.ndarray  # 0 to 1, aggregates
+    oedema: np.ndarray  # 0 to 1, pale benign areas
+    mucin: np.ndarray  # 0 to 1, pale lesions
     lesions: list[Ellipse]
     aggregates: list[Ellipse]
 
@@ -82,11 +88,14 @@ class Layers(NamedTuple):
 
 
 def draw_slide(
-    size_px: tuple[int, int], look: Look, tissue: bool, diseased: bool, rng: np.random.Generator
+    size_px: tuple[int, int], look: Look, tissue: bool, diseased: bool, rng: np.random.Generator, pale: bool = False
 ) -> tuple[np.ndarray, list[Ellipse]]:
-    """RGB uint8 (height, width, 3) of a clean slide, bare glass without `tissue`, and where its lesions are."""
+    """RGB uint8 (height, width, 3) of a clean slide, bare glass without `tissue`, and where its lesions are.
+
+    They are crowded, or `pale`.
+    """
     look = _vary(look, rng)
-    anatomy = lay_out(size_px, tissue, diseased, rng)
+    anatomy = lay_out(size_px, tissue, diseased, rng, pale)
     layers = Layers(*(np.zeros(size_px[::-1], np.float32) for _ in Layers._fields))
     stamp_rings(layers, anatomy, look, rng)
     stamp_nuclei(layers, anatomy, look, rng)
@@ -110,135 +119,53 @@ def _vary(look: Look, rng: np.random.Generator) -> Look:
     return replace(look, haematoxylin=tuple(haematoxylin), eosin=tuple(eosin))
 
 
-def lay_out(size_px: tuple[int, int], tissue: bool, diseased: bool, rng: np.random.Generator) -> Anatomy:
-    """The anatomy of a slide; lesions and aggregates lie inside tissue and do not touch."""
+def lay_out(
+    size_px: tuple[int, int], tissue: bool, diseased: bool, rng: np.random.Generator, pale: bool = False
+) -> Anatomy:
+    """The anatomy of a slide; lesions, aggregates and oedemas lie inside tissue and do not touch."""
     width, height = size_px
-    shape = math.ceil(height / _LATTICE_PX) + 1, math.ceil(width / _LATTICE_PX) + 1
+    shape = math.ceil(height / LATTICE_PX) + 1, math.ceil(width / LATTICE_PX) + 1
     depth_px = tissue_depth_px(shape, rng) if tissue else np.full(shape, -np.inf, np.float32)
-    free = depth_px > _LATTICE_PX
+    free = depth_px > LATTICE_PX
     scale = math.sqrt(width * height / math.prod(DEFAULT_SIZE_PX))
-    lesions = place_ellipses(free, int(rng.integers(1, 4)) * diseased, (320 * scale, 700 * scale), rng)
+    oedemas: list[Ellipse] = []
+    if pale:
+        lesions, oedemas = _pale_areas(free, diseased, scale, rng)
+    else:
+        lesions = place_ellipses(free, int(rng.integers(1, 4)) * diseased, (320 * scale, 700 * scale), rng)
     aggregates = place_ellipses(free, int(rng.integers(1, 5)), (220 * scale, 560 * scale), rng)
     assert lesions or not (diseased and tissue)
-    nests = np.clip(3.5 * np.abs(smooth_noise(shape, 2.6, rng)), 0, 1)
+    nests = _islands(shape, rng) if pale else np.clip(3.5 * np.abs(smooth_noise(shape, 2.6, rng)), 0, 1)
     ragged = np.clip(1.1 + 0.7 * smooth_noise(shape, 4, rng), 0, 1)
+    pools = soft_ellipses(lesions, shape)
     return Anatomy(
         depth_px,
         *fibre_coordinates_px(shape, rng),
         smooth_noise(shape, 9, rng),
-        soft_ellipses(lesions, shape) * nests,
+        pools * nests,
         soft_ellipses(aggregates, shape) * ragged,
+        soft_ellipses(oedemas, shape),
+        pools if pale else np.zeros_like(pools),
         lesions,
         aggregates,
     )
 
 
-# ---- fields on the lattice -------------------------------------------------------------------------------------------
+def _pale_areas(
+    free: np.ndarray, diseased: bool, scale: float, rng: np.random.Generator
+) -> tuple[list[Ellipse], list[Ellipse]]:
+    """Pale lesions, of a diseased slide one or two, and oedemas; together they are two to four in every slide."""
+    count, pools = int(rng.integers(2, 5)), int(rng.integers(1, 3))
+    areas = place_ellipses(free, count, (_PALE_PX[0] * scale, _PALE_PX[1] * scale), rng)
+    # Earlier ones found more room: which are lesions is drawn, lest these be the larger.
+    order = rng.permutation(len(areas))
+    chosen = order[: pools * diseased]
+    return [areas[i] for i in chosen], [areas[i] for i in order[len(chosen) :]]
 
 
-def _node_positions(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Level-0 x0 and y0 of every lattice node."""
-    row, column = np.indices(shape, dtype=np.float32)
-    return column * _LATTICE_PX, row * _LATTICE_PX
-
-
-def smooth_noise(shape: tuple[int, int], scale: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise of mean 0 and deviation 1 whose bumps are about `scale` lattice nodes wide."""
-    white = rng.standard_normal(shape, dtype=np.float32)
-    field = ndimage.gaussian_filter(white, scale, mode="reflect", truncate=3.0)
-    return (field - field.mean()) / field.std()
-
-
-def tissue_depth_px(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Field that is positive in one to four ragged pieces, which cover a fifth to two fifths of the slide."""
-    row, column = np.indices(shape, dtype=np.float32)
-    scale = min(shape) / 24
-    row_bent = row + 1.6 * scale * smooth_noise(shape, 2.5 * scale, rng)
-    column_bent = column + 1.6 * scale * smooth_noise(shape, 2.5 * scale, rng)
-    level = np.max([_piece(row_bent, column_bent, cell, rng) for cell in _piece_cells(shape, rng)], axis=0)
-    level += 0.07 * smooth_noise(shape, scale, rng) + 0.03 * smooth_noise(shape, max(scale / 3, 1.0), rng)
-    row_mid, column_mid = (row + row_bent) / 2, (column + column_bent) / 2  # lest the margin cut straight
-    edge = np.minimum.reduce([row_mid, column_mid, shape[0] - 1 - row_mid, shape[1] - 1 - column_mid])
-    level -= 3.0 * np.clip(1.0 - edge / (0.16 * min(shape)), 0.0, 2.0) ** 2
-    level -= np.quantile(level, 1.0 - rng.uniform(0.22, 0.38))
-    slope = np.hypot(*np.gradient(level))
-    return np.asarray(level / np.median(slope[np.abs(level) < 0.1]) * _LATTICE_PX, np.float32)
-
-
-def _piece_cells(shape: tuple[int, int], rng: np.random.Generator) -> Iterator[tuple[float, ...]]:
-    """The left, top, width and height, in nodes, of the part of the slide that each piece of tissue gets."""
-    columns, rows = [(1, 1), (2, 1), (3, 1), (2, 2)][rng.integers(4)]
-    height, width = shape[0] / rows, shape[1] / columns
-    for index in range(rows * columns):
-        yield (index % columns) * width, (index // columns) * height, width, height
-
-
-def _piece(row: np.ndarray, column: np.ndarray, cell: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
-    """Field that falls from 1 in the middle of a tilted ellipse to 0 on its border."""
-    left, top, width, height = cell
-    down = row - (top + height * rng.uniform(0.42, 0.58))
-    right = column - (left + width * rng.uniform(0.42, 0.58))
-    tilt, stretch = rng.uniform(-0.6, 0.6), rng.uniform(0.8, 1.25)
-    u, v = _turn(right, down, tilt)
-    return 1.0 - np.hypot(u / (0.5 * width * stretch), v / (0.5 * height / stretch))
-
-
-def _turn(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """The coordinates of points in a frame turned by `angle`."""
-    return x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-
-
-def fibre_coordinates_px(shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Texture coordinates across and along fibres that run in gentle swirls."""
-    along, across = _turn(*_node_positions(shape), rng.uniform(0, math.pi))
-    across += 150 * smooth_noise(shape, 16, rng) + 26 * smooth_noise(shape, 4, rng)
-    along += 60 * smooth_noise(shape, 16, rng)
-    # Positive everywhere, so that the cast to whole texture pixels rounds one way.
-    return across - across.min() + rng.integers(512), along - along.min() + rng.integers(1024)
-
-
-def place_ellipses(
-    free: np.ndarray, count: int, sides_px: tuple[float, float], rng: np.random.Generator
-) -> list[Ellipse]:
-    """Up to `count` ellipses inside the True nodes of `free`, which become False; small if room is short."""
-    x0, y0 = _node_positions(free.shape)
-    placed: list[Ellipse] = []
-    for attempt in range(240):
-        nodes = np.argwhere(free)
-        if len(placed) == count or not len(nodes):
-            break
-        row, column = (int(node) * _LATTICE_PX for node in nodes[rng.integers(len(nodes))])
-        width, height = (round(rng.uniform(*sides_px) * 0.993**attempt) for _ in range(2))
-        ellipse = Ellipse(column - width // 2, row - height // 2, width, height)
-        reach = ellipse.reach(x0, y0)
-        if free[reach <= 1.07].all():
-            placed.append(ellipse)
-            free &= reach > 1.4
-    return placed
-
-
-def soft_ellipses(ellipses: Sequence[Ellipse], shape: tuple[int, int]) -> np.ndarray:
-    """Field of 1 inside the ellipses that falls to 0 about their border."""
-    x0, y0 = _node_positions(shape)
-    field = np.zeros(shape, np.float32)
-    for ellipse in ellipses:
-        slope = min(ellipse.width_px, ellipse.height_px) / 2 / (1.5 * _LATTICE_PX)
-        field = np.maximum(field, np.clip((1.0 - ellipse.reach(x0, y0)) * slope + 0.3, 0.0, 1.0))
-    return field
-
-
-def at_nodes(field: np.ndarray, x0: np.ndarray, y0: np.ndarray) -> np.ndarray:
-    """Value of a coarse field at the node nearest to each level-0 point."""
-    return field[(y0 + _LATTICE_PX // 2) // _LATTICE_PX, (x0 + _LATTICE_PX // 2) // _LATTICE_PX]
-
-
-def upsample(field: np.ndarray, factor: int) -> np.ndarray:
-    """Bilinear enlargement of (..., rows, columns) to (..., (rows - 1) factor, (columns - 1) factor)."""
-    weight = np.arange(factor, dtype=np.float32) / factor
-    upper, lower = field[..., :-1, None, :], field[..., 1:, None, :]
-    rows = (upper + (lower - upper) * weight[:, None]).reshape(*field.shape[:-2], -1, field.shape[-1])
-    left, right = rows[..., :-1, None], rows[..., 1:, None]
-    return (left + (right - left) * weight).reshape(*rows.shape[:-1], -1)
+def _islands(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Field of 1 in small islands, which cover about an eighth, and 0 between them."""
+    return np.clip(3 * (smooth_noise(shape, 1.2, rng) - 0.9), 0, 1)
 
 
 # ---- stamps: the same in every process, so drawn once ----------------------------------------------------------------
@@ -289,7 +216,7 @@ def nucleus_stamps(kind: str) -> np.ndarray:
         long_px, short_px = rng.uniform(*cell.long_px), rng.uniform(*cell.short_px)
         phase = rng.uniform(0, 2 * math.pi, 3)
         for angle in range(_ANGLES):
-            u, v = _turn(x, y, angle * math.pi / _ANGLES)
+            u, v = turn(x, y, angle * math.pi / _ANGLES)
             stamps[variant, angle] = _nucleus(u / long_px, v / short_px, phase, cell, short_px)
     return stamps
 
@@ -395,7 +322,8 @@ def scatter(
 def stamp_rings(layers: Layers, anatomy: Anatomy, look: Look, rng: np.random.Generator) -> None:
     """Draw a few vessels and, where the look has them, glands; both only in benign tissue."""
     height, width = layers.nuclei.shape
-    benign = (anatomy.depth_px > 40) & (anatomy.tumour + anatomy.lymphoid == 0) & (anatomy.tone < 1.1)
+    other = anatomy.tumour + anatomy.lymphoid + anatomy.oedema + anatomy.mucin
+    benign = (anatomy.depth_px > 40) & (other == 0) & (anatomy.tone < 1.1)
     taken = np.empty((0, 2))
     for kind, spacing_px in (("vessel", 560), ("gland", look.gland_spacing_px)):
         if spacing_px:
@@ -439,6 +367,7 @@ def _stamp_stroma(layers: Layers, anatomy: Anatomy, look: Look, rng: np.random.G
     stroma = at_nodes((anatomy.depth_px > 3) & (anatomy.tumour < 0.5), x0, y0) & (layers.wall[y0, x0] < 0.1)
     x0, y0 = x0[stroma], y0[stroma]
     crowding = np.clip(1 + 0.35 * at_nodes(anatomy.tone, x0, y0), 0.3, 2)
+    crowding *= at_nodes((1 - 0.5 * anatomy.oedema) * (1 - anatomy.mucin), x0, y0)
     luck = rng.uniform(size=len(x0))
     spindle, round_cell = luck < look.cellularity * crowding, luck > 1 - 0.08 * crowding
     angle = at_nodes(np.arctan2(-right, down), x0, y0) + rng.normal(0, 0.25, len(x0))
@@ -461,14 +390,14 @@ def _stamp_nuclei(
 def paint(layers: Layers, anatomy: Anatomy, look: Look, rng: np.random.Generator) -> np.ndarray:
     """RGB uint8 (H, W, 3) of the whole slide, coloured block by block."""
     colours = colour_table(look)
-    coarse = np.stack(anatomy[:6])
+    coarse = np.stack(anatomy[:8])
     rgb = np.empty((*layers.nuclei.shape, 3), np.uint8)
     for top in range(0, rgb.shape[0], _BLOCK_PX):
         for left in range(0, rgb.shape[1], _BLOCK_PX):
             block = slice(top, top + _BLOCK_PX), slice(left, left + _BLOCK_PX)
-            rows, columns = (slice(s.start // _LATTICE_PX, s.stop // _LATTICE_PX + 1) for s in block)
+            rows, columns = (slice(s.start // LATTICE_PX, s.stop // LATTICE_PX + 1) for s in block)
             dye = rng.integers(0, 4, rgb[block].shape[:2], np.uint8).astype(np.uint16)  # the camera's noise
-            if coarse[0, rows, columns].max() > -2 * _LATTICE_PX:
+            if coarse[0, rows, columns].max() > -2 * LATTICE_PX:
                 dye += _dye(coarse[:, rows, columns], Layers(*(layer[block] for layer in layers)), look, rng)
             rgb[block] = colours.take(dye, axis=0)
     return rgb
@@ -484,7 +413,7 @@ def colour_table(look: Look) -> np.ndarray:
 def _dye(coarse: np.ndarray, layers: Layers, look: Look, rng: np.random.Generator) -> np.ndarray:
     """The dye of a block as indices into the colour table, at most 251 to leave room for noise."""
     height, width = layers.nuclei.shape
-    depth, across, along, tone, tumour, lymphoid = upsample(coarse, _LATTICE_PX)[:, :height, :width]
+    depth, across, along, tone, tumour, lymphoid, *pale = upsample(coarse, LATTICE_PX)[:, :height, :width]
     texture = fibre_texture(look.fibrous, look.clefts)
     fibre = texture[across.astype(np.int32) & (_TEXTURE_PX[0] - 1), along.astype(np.int32) & (_TEXTURE_PX[1] - 1)]
     x, y = rng.integers(0, _BLOCK_PX, 2)
@@ -493,9 +422,26 @@ def _dye(coarse: np.ndarray, layers: Layers, look: Look, rng: np.random.Generato
     cover = np.clip(0.3 * frayed, 0, 1) * (1 - layers.lumen)
     cells = np.maximum(np.maximum(tumour, 0.8 * layers.wall), 0.85 * lymphoid)
     nuclei = layers.nuclei * grain
-    matrix = look.stroma * ((1 + 0.13 * tone) * fibre * (1 - cells) + 0.75 * cells * grain)
+    matrix = (1 + 0.13 * tone) * fibre * (1 - cells)
+    between = look.basophilia * (1 - 0.3 * tone) * fibre
+    if coarse[6:].any():
+        left, veil = _fade(cells, fibre, *pale)
+        matrix, between = matrix * left + _MUCIN_EOSIN * veil, between * left + _mucin(look) * veil
+    matrix = look.stroma * (matrix + 0.75 * cells * grain)
     eosin = matrix * (1 - 0.6 * nuclei) + 0.35 * tumour * nuclei  # nuclei of the tumour are redder
-    between = look.basophilia * (1 - 0.3 * tone) * fibre + (0.10 * cells + 0.08 * tumour) * grain
+    between = between + (0.10 * cells + 0.08 * tumour) * grain
     haematoxylin = np.maximum(between, nuclei)
     high, low = (np.clip(dye * cover * _DYE_STEPS, 0, 251).astype(np.uint16) for dye in (haematoxylin, eosin))
     return 256 * high + low
+
+
+def _fade(cells: np.ndarray, fibre: np.ndarray, oedema: np.ndarray, mucin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is left of what lies between the cells where oedema thins it and mucin takes its place, and the mucin."""
+    return (1 - 0.4 * oedema) * (1 - mucin), mucin * (1 - cells) * (0.7 + 0.3 * fibre)
+
+
+def _mucin(look: Look) -> float:
+    """The haematoxylin of mucin: a look with darker fibres has darker mucin, which is still lighter than they are."""
+    haematoxylin, eosin = sum(look.haematoxylin), sum(look.eosin)
+    fibres = look.stroma * eosin + look.basophilia * haematoxylin
+    return (_MUCIN_DENSITY * fibres - _MUCIN_EOSIN * look.stroma * eosin) / haematoxylin

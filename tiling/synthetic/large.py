@@ -14,7 +14,8 @@ from PIL import Image
 
 from tiling.codec import CODECS
 from tiling.errors import InputError
-from tiling.synthetic.histology import LOOKS, draw_tissue, smooth_noise, tissue_depth_px
+from tiling.synthetic.fields import smooth_noise, tissue_depth_px
+from tiling.synthetic.histology import LOOKS, draw_tissue
 from tiling.tiff import write_tiled_jpeg
 
 TILE_PX = 256

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+from PIL import Image
 
 from tiling.errors import InputError
 from tiling.slide import open_slide
@@ -20,7 +21,9 @@ from tiling.synthetic.cohort import (
     read_lesions,
     write_slide,
 )
-from tiling.synthetic.histology import LOOKS, Ellipse
+from tiling.synthetic.fields import Ellipse
+from tiling.synthetic.histology import LOOKS, lay_out
+from tiling.tissue import tissue_mask
 
 SMALL = (1024, 768)
 TINY = (640, 512)
@@ -125,6 +128,42 @@ class TestMakeSlide:
             make_slide(SlidePlan(size_px=(4096, 511)))
 
 
+class TestPaleLesions:
+    @pytest.mark.parametrize("look", LOOKS)
+    def test_lighter_than_the_tissue_and_still_tissue(self, look: str):
+        for seed in range(3):
+            plan = SlidePlan(label=1, size_px=SMALL, seed=(seed,), look=look, lesions="pale")
+            rgb, lesions = make_slide(plan)
+            tissue = tissue_mask(np.asarray(Image.fromarray(rgb).reduce(2)))
+            lesion = np.any([_inside(lesion)[::2, ::2] for lesion in lesions], axis=0)
+            light = rgb[::2, ::2].mean(axis=2)
+            assert 1 <= len(lesions) <= 2
+            assert light[lesion & tissue].mean() > light[tissue & ~lesion].mean()
+            assert tissue[lesion].mean() > 0.5
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_label_decides_nothing_but_which_areas_are_lesions(self, seed: int):
+        size_px = (2048, 1536)
+        benign, malignant = (
+            lay_out(size_px, True, diseased, np.random.default_rng(seed), pale=True) for diseased in (False, True)
+        )
+        assert benign.lesions == []
+        assert not benign.mucin.any()
+        assert 1 <= len(malignant.lesions) <= 2
+        assert malignant.aggregates == benign.aggregates
+        for name in ("depth_px", "across_px", "along_px", "tone", "lymphoid"):
+            np.testing.assert_array_equal(getattr(malignant, name), getattr(benign, name))
+        np.testing.assert_array_equal(np.maximum(malignant.mucin, malignant.oedema), benign.oedema)
+
+    def test_sizes_at_the_default_size(self):
+        lesions = lay_out((4096, 3072), True, True, np.random.default_rng(0), pale=True).lesions
+        assert all(200 <= side <= 480 for lesion in lesions for side in (lesion.width_px, lesion.height_px))
+
+    def test_unknown_kind(self):
+        with pytest.raises(InputError, match="'dark'; choose from crowded, pale"):
+            make_slide(SlidePlan(lesions="dark"))
+
+
 class TestPlanCohort:
     @pytest.mark.parametrize("slides", [2, 11, 36, 51])
     def test_labels_balanced_and_patients_of_one_label(self, slides: int):
@@ -211,6 +250,8 @@ class TestMain:
         flags = "--slides 2 --seed 1 --prefix t --workers 1 --width 640 --height 512".split()
         assert main(["--out", str(tmp_path / "new"), *flags]) == 0
         assert (tmp_path / "new/slides/t_001.tiff").is_file()
+        assert main(["--out", str(tmp_path / "pale"), "--lesions", "pale", *flags]) == 0
+        assert read_lesions(tmp_path / "pale/lesions.csv") != read_lesions(tmp_path / "new/lesions.csv")
 
     @pytest.mark.parametrize(
         ("flags", "remedy"),
@@ -219,6 +260,7 @@ class TestMain:
             (["--slides", "1"], "at least 2"),
             (["--workers", "0"], "at least 1"),
             (["--width", "100"], "at least 512"),
+            (["--lesions", "dark"], "is not one of crowded, pale"),
             ([], "choose another"),
         ],
     )

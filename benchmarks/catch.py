@@ -9,7 +9,8 @@ import numpy as np
 
 from tiling.bag import bag_path, read_bag, write_bag
 from tiling.output import write_table
-from tiling.tile import TileSpec, tile_slide
+from tiling.spec import TileSpec
+from tiling.tile import tile_slide
 
 LESION_SHARE = 0.25  # a tile is a lesion tile if at least this much of it is lesion
 

@@ -11,8 +11,8 @@ from benchmarks.commands import command
 from benchmarks.digits import TILE_PX, compose_pages
 from benchmarks.patches import PATCH_PX, compose_large
 from tiling.rank import make_grid
+from tiling.spec import TileSpec
 from tiling.synthetic.cohort import lesion_share, read_lesions
-from tiling.tile import TileSpec
 
 INSTANCES = 16
 PALE_PX, PALE_TILE_PX = (2048, 1536), 128

@@ -79,4 +79,5 @@ def entropy(map_BGG: Tensor) -> Tensor:
 
     One less it is the peakedness of a map.
     """
-    return torch.special.entr(map_BGG).sum(dim=(1, 2)) / math.log(map_BGG[0].numel())
+    logs_BGG = map_BGG.clamp(min=torch.finfo(map_BGG.dtype).tiny).log()  # of a masked cell too, for the gradient
+    return -(map_BGG * logs_BGG).sum(dim=(1, 2)) / math.log(map_BGG[0].numel())

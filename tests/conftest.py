@@ -105,6 +105,18 @@ def chipnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def trained_chipnet(cohort: CohortFiles, bags: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run of ChipNet trained on the overviews of the cohort, with maps of 2 x 2."""
+    from train import main
+
+    run = tmp_path_factory.mktemp("runs") / "chipnet"
+    flags = ["--arch", "chipnet", "--backbone", "test_resnet", "--overview-px", "64", "--folds", "2", "--epochs", "2"]
+    paths = ["--bags", str(bags), "--labels", str(cohort.labels), "--out", str(run)]
+    assert main([*paths, *flags, "--lr", "1e-2", "--device", "cpu"]) == 0
+    return Trained(cohort.slides, cohort.labels, bags, run)
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with real slides, which is not part of the project."""
     default = Path(__file__).parents[2] / "shared" / "data"

@@ -447,6 +447,21 @@ class TestInfer:
         np.testing.assert_allclose(scores["prob_normal"] + scores["prob_tumour"], 1)
         assert len(list((tmp_path / "slides").glob("s*.png"))) == 12
 
+    def test_overviews_of_slides_and_bags_score_alike(self, trained_chipnet: Trained, tmp_path: Path) -> None:
+        """Bags of another tiling too: ChipNet sees the whole slide."""
+        bags = tmp_path / "others"
+        tiling = ["--size", "64", "--downsample", "1", "--instances", "2", "--workers", "2"]
+        assert tile.main([str(trained_chipnet.slides), "--out", str(bags), *tiling]) == 0
+        tables = []
+        for flag, source in (("slides", trained_chipnet.slides), ("bags", trained_chipnet.bags), ("bags", bags)):
+            out = tmp_path / "scores.csv"
+            flags = ["--run", str(trained_chipnet.run), f"--{flag}", str(source), "--out", str(out), "--device", "cpu"]
+            assert infer.main(flags) == 0
+            tables.append(pd.read_csv(out))
+        assert tables[0].equals(tables[1])
+        assert (tables[0]["tiles"] == 1).all()
+        np.testing.assert_allclose(tables[2]["prob_tumour"], tables[0]["prob_tumour"], atol=0.1)
+
     def test_merged_file_scores_alike(self, trained: Trained, tmp_path: Path) -> None:
         bags = Path(shutil.copytree(trained.bags, tmp_path / "bags"))
         (bags / "s01.h5").unlink()

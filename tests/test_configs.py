@@ -17,7 +17,8 @@ from tiling import cli
 from tiling.spec import TileSpec
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-NAMES = sorted(path.name.removesuffix(".train.yaml") for path in CONFIGS.glob("*.train.yaml"))
+TILED_AS = {"chipnet": "slide16"}  # a recipe of training alone, and another's tiling that it is tried on
+NAMES = [*sorted(path.name.removesuffix(".train.yaml") for path in CONFIGS.glob("*.train.yaml")), *TILED_AS]
 
 TILES: dict[str, dict[str, Any]] = {
     "demo": {"size": 256, "downsample": 1, "instances": 16},
@@ -45,10 +46,15 @@ TRAINING: dict[str, dict[str, Any]] = {
         "choose_by": "auc",
     },
     "retina-green": {"backbone": "alexnet", "channels": "g", "train_px": 224, "pretrained": False},
+    "chipnet": {
+        "arch": "chipnet", "overview_px": 224, "lr": 5e-5, "lr_attention": 1e-4, "lr_head": 1e-4, "pretrained": False,
+        "mask_background": True,
+    },
 }  # fmt: skip
 # What makes a recipe small enough for a test; the backbone is then the smallest of its kind.
 SMALL_TILES = {"slide16": ["--size", "64", "--longest-edge", "512"], "demo": ["--size", "64"]}
 SMALL = {
+    "chipnet": ["--batch-size", "2", "--backbone", "test_resnet"],
     "demo": ["--batch-size", "2"],
     "slide16": ["--batch-size", "2", "--backbone", "test_efficientnet"],
     "skin-metadata": [
@@ -78,19 +84,28 @@ def recipe_parts() -> tuple[type, ...]:
     return tuple(type(getattr(Recipe(), field.name)) for field in fields(Recipe))
 
 
+def tiling_of(name: str) -> str:
+    return TILED_AS.get(name, name)
+
+
+def training_file(name: str) -> Path:
+    return CONFIGS / (f"{name}.yaml" if name in TILED_AS else f"{name}.train.yaml")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_settings(name: str) -> None:
-    tiles = parsed(CONFIGS / f"{name}.tiling.yaml", TileSpec)
-    training = parsed(CONFIGS / f"{name}.train.yaml", *recipe_parts())
-    assert {key: tiles[key] for key in TILES[name]} == TILES[name]
+    tiles = parsed(CONFIGS / f"{tiling_of(name)}.tiling.yaml", TileSpec)
+    training = parsed(training_file(name), *recipe_parts())
+    assert {key: tiles[key] for key in TILES[tiling_of(name)]} == TILES[tiling_of(name)]
     assert {key: training[key] for key in TRAINING[name]} == TRAINING[name]
     assert training["train_px"] <= (tiles["train_px"] or tiles["size"])
 
 
 def test_all_recipes_are_here_and_installed() -> None:
-    """Each is a pair that begins with where it comes from."""
+    """Each begins with where it comes from; all but those of training alone are pairs."""
     files = sorted(path.name for path in CONFIGS.iterdir())
-    assert files == sorted(f"{name}.{command}.yaml" for name in TRAINING for command in ("tiling", "train"))
+    pairs = [f"{name}.{command}.yaml" for name in TILES for command in ("tiling", "train")]
+    assert files == sorted([*pairs, *(f"{name}.yaml" for name in TILED_AS)])
     assert all(path.read_text(encoding="utf-8").startswith("# ") for path in CONFIGS.iterdir())
     installed = (CONFIGS.parent / "setup.cfg").read_text(encoding="utf-8")
     assert [name for name in files if f"    configs/{name}\n" not in installed] == []
@@ -126,13 +141,15 @@ def test_recipe_runs(name: str, cohort: CohortFiles, photographs: CohortFiles, t
     """Both commands with its files: a bag for every slide, and a probability from two folds of two steps or three."""
     import train
 
-    slides, labels = photographs if TILES[name].get("whole") else cohort
+    as_tiled = tiling_of(name)
+    slides, labels = photographs if TILES[as_tiled].get("whole") else cohort
     bags, run = tmp_path / "bags", tmp_path / "run"
-    tiling = [str(slides), "--out", str(bags), "--config", str(CONFIGS / f"{name}.tiling.yaml"), "--workers", "2"]
+    tiling = [str(slides), "--out", str(bags), "--config", str(CONFIGS / f"{as_tiled}.tiling.yaml"), "--workers", "2"]
     training = ["--bags", str(bags), "--labels", str(labels), "--out", str(run), "--device", "cpu"]
-    training += ["--config", str(CONFIGS / f"{name}.train.yaml"), "--no-pretrained", "--folds", "2", "--epochs", "1"]
-    small_px = [] if TILES[name].get("whole") else ["--train-px", "32"]
-    assert tile.main([*tiling, *SMALL_TILES.get(name, []), *small_px]) == 0
+    training += ["--config", str(training_file(name)), "--no-pretrained", "--folds", "2", "--epochs", "1"]
+    small_px = [] if TILES[as_tiled].get("whole") else ["--train-px", "32"]
+    assert tile.main([*tiling, *SMALL_TILES.get(as_tiled, []), *small_px]) == 0
+    small_px = ["--overview-px", "64"] if name == "chipnet" else small_px
     assert len(list(bags.glob("*.h5"))) == 12
     assert train.main([*training, *small_px, *SMALL[name]]) == 0
     table = pd.read_csv(run / "oof.csv")

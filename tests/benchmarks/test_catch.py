@@ -5,7 +5,7 @@ import numpy as np
 from benchmarks.catch import Caught, caught, picks_of, read_truth, write_oracle, write_truth
 from tests.conftest import NUCLEI, STROMA, paint
 from tiling.slide import write_pyramid
-from tiling.tile import TileSpec
+from tiling.spec import TileSpec
 
 TRUTH = {"a": frozenset({(0, 0), (64, 0)}), "b": frozenset({(32, 96)})}
 

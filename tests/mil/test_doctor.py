@@ -104,7 +104,7 @@ def test_damaged_tile(cohort: CohortFiles, folder: Path, place: int) -> None:
     write_bag(folder / "s06.h5", replace(bag, overview=b"no picture"))
     report = examine(folder, cohort.labels, RECIPE)
     assert [problem.partition(" cannot be decoded")[0] for problem in report.problems] == [
-        f"tile {place} of bag 's05'", f"the overview of '{folder / 's06.h5'}'",
+        f"tile {place} of bag 's05'", "the overview of bag 's06'",
     ]  # fmt: skip
 
 
@@ -238,6 +238,28 @@ def test_features(cohort: CohortFiles, tmp_path: Path) -> None:
     write_features(tmp_path / "s11.h5", features, encoder="uni")
     (problem,) = examine(tmp_path, cohort.labels, Recipe(train=RECIPE.train)).problems
     assert "has values that are no finite numbers" in problem
+
+
+def test_overviews(cohort: CohortFiles, folder: Path) -> None:
+    """A damaged tile does not matter to ChipNet, a damaged overview does."""
+    recipe = replace(RECIPE, model=ModelSpec(arch="chipnet", backbone="test_resnet", overview_px=1056))
+    first, second = (read_bag(folder / f"s0{place}.h5") for place in (0, 1))
+    write_bag(folder / "s00.h5", replace(first, tiles=(b"nothing", *(first.tiles or ())[1:])))
+    report = examine(folder, cohort.labels, recipe)
+    assert report.problems == []
+    text = str(report)
+    for line in (
+        "bags     12, each of 1 overview of the slide\n",
+        "model    ChipNet of test_resnet, maps of 33 x 33 chips, ",
+        "memory   a step of 4 bags with 4 instances needs about ",
+        "- overviews are stored with at most 1024 px and enlarged to 1056, which shows nothing more",
+    ):
+        assert line in text
+    assert "cache  " not in text
+    write_bag(folder / "s01.h5", replace(second, overview=b"nothing"))
+    problems = examine(folder, cohort.labels, recipe).problems
+    assert len(problems) == 1
+    assert "the overview of bag 's01' cannot be decoded" in problems[0]
 
 
 def test_what_leaves_nothing_to_look_at(cohort: CohortFiles, tmp_path: Path) -> None:

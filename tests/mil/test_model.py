@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mil.errors import ModelError, SettingsError
 from mil.metadata import MetadataCoder
-from mil.model import Embedding, Features, MILNet, MILOutput, build_model, unstack
+from mil.model import MILNet, build_model, unstack
+from mil.network import Embedding, Features, MILOutput
 from mil.pooling import POOLINGS
 from mil.recipe import Recipe
 from mil.settings import ModelSpec

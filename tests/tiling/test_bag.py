@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tiling.bag import (
+    NO_TILES,
     Bag,
     BagHeader,
     Picked,
@@ -123,6 +124,12 @@ class TestSmallCopies:
         assert_same(read_bag(tmp_path / "a.h5", 9), whole)
         assert_same(read_bag(tmp_path / "a.h5", 8), replace(whole, tiles=None))
         np.testing.assert_array_equal(read_bag(tmp_path / "a.h5", 6).tile(0, 6), whole.tile(0, 6))
+
+    @pytest.mark.parametrize("codec", ["jpeg", "raw"])
+    def test_neither_they_nor_tiles_are_read_for_the_overview(self, tmp_path: Path, codec: str) -> None:
+        whole = make_bag(codec=codec, train_px=8)
+        write_bag(tmp_path / "a.h5", whole)
+        assert_same(read_bag(tmp_path / "a.h5", NO_TILES), replace(whole, tiles=None, small=None))
 
     def test_are_not_needed(self, tmp_path: Path) -> None:
         write_bag(tmp_path / "a.h5", make_bag())

@@ -15,7 +15,7 @@ from tiling.resample import resize
 from tiling.slide import open_slide, write_pyramid
 from tiling.spec import TileSpec
 from tiling.synthetic.histology import LOOKS, draw_slide
-from tiling.tile import tile_slide
+from tiling.tile import glance, tile_slide
 
 
 @pytest.fixture
@@ -43,6 +43,15 @@ def test_pixels_are_the_slides_own(slide: Path) -> None:
     pixels = open_slide(slide).levels[0].read(256, 128, 128, 128)
     np.testing.assert_array_equal(bag.tile(0), pixels)
     np.testing.assert_allclose(bag.tile(0).mean(axis=(0, 1)), NUCLEI, atol=4)
+
+
+def test_a_glance_is_the_bag_without_pixels_of_tiles(slide: Path) -> None:
+    spec = TileSpec(size=128, downsample=1, train_px=64)
+    seen, whole = glance(slide, spec, "a slide"), tile_slide(slide, spec, "a slide")
+    assert (seen.tiles, seen.small) == (None, None)
+    assert (seen.header, seen.overview) == (whole.header, whole.overview)
+    for name in ("x0", "y0", "score", "tissue"):
+        np.testing.assert_array_equal(getattr(seen, name), getattr(whole, name))
 
 
 @pytest.mark.parametrize("codec", ["raw", "webp", "png", "jpeg"])

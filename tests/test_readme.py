@@ -62,7 +62,12 @@ def test_tree_names_every_module_and_nothing_else() -> None:
 
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        assert (ROOT / path).exists(), target
+        headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE) if anchor else []
+        assert anchor in ["", *(re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings)]
 
 
 def test_five_lines_of_the_format_page_read_a_bag(bags: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def vanish_while_read(how: str, out: Path, slide: SlideRef) -> ManifestRow:
     if slide.slide_id == "s01":
         step.look = and_go  # type: ignore[assignment]  # in a worker process, which has this slide alone
     try:
-        return batch._tile_one(SPEC, out, slide)
+        return batch._make_one(partial(batch.bag_of, SPEC), out, slide)
     finally:
         step.look = look
 

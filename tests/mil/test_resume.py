@@ -326,5 +326,5 @@ class TestCommand:
             process.send_signal(signal.SIGTERM)
             _, errors = process.communicate()
         assert process.returncode == cli.STOPPED == 75
-        assert "was asked to stop; start it again with --resume" in errors.splitlines()[-1]
+        assert "was asked to stop" in errors.splitlines()[-1]
         assert errors.splitlines()[-1].endswith("; start it again with --resume and it goes on")

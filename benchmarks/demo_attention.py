@@ -1,6 +1,6 @@
 """Attention picks the tiles: tile, ChipNet, reselect, train, infer; prints each command, and what it was good for.
 
-`make demo-attention` runs it, in a few minutes on two cores. The slides are made up, with pale lesions of a few tiles,
+`make demo-attention` runs it. The slides are made up, with pale lesions of a few tiles,
 which the ranking by tissue passes over. So that one sees the difference, a model is trained on its tiles as well.
 """
 

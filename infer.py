@@ -39,7 +39,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> ArgumentParser:
     parser = cli.make_parser("infer.py", "Score slides, or bags made before, with a trained run.")
-    parser.add_argument("--run", required=True, help="run folder that train.py wrote; its folds are averaged")
+    parser.add_argument(
+        "--run",
+        required=True,
+        nargs="+",
+        help="run folder that train.py wrote, several, or an ensemble; all their folds are averaged",
+    )
     parser.add_argument("--slides", nargs="+", help="slides, folders of slides, or a slides table, tiled on the fly")
     parser.add_argument("--bags", help="folder of bags, a merged file of them, or feature files, in place of slides")
     parser.add_argument(
@@ -62,6 +67,17 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--instance-chunk", type=int, help="tiles that go through the backbone at a time; all if left out"
     )
+    parser.add_argument(
+        "--tta",
+        type=int | Literal["symmetries"],
+        default=1,
+        help="looks at each slide, all but the first augmented as in training; or the eight symmetries of the square",
+    )
+    parser.add_argument(
+        "--average",
+        type=Literal["probabilities", "logits"] | None,
+        help="what the mean is taken of, probabilities if left out; an ensemble knows",
+    )
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
     return parser
 
@@ -73,9 +89,10 @@ def _work(args: Namespace) -> int:
     bags = None if args.slides else open_bags(Path(args.bags))
     slides = find_slides(map(Path, args.slides), cli.default_mpp_from(args)) if bags is None else slides_of(bags)
     instance_chunk = None if args.instance_chunk is None else cli.count_from(args, "instance_chunk")
-    from mil.predict import FAILED, load_run, pick_device, write_predictions  # torch: wrong input is told before
+    from mil.predict import FAILED, pick_device, write_predictions  # torch: wrong input is told before
+    from mil.scorer import load_scorer
 
-    run = load_run(Path(args.run), pick_device(args.device), instance_chunk)
+    run = load_scorer(list(map(Path, args.run)), pick_device(args.device), instance_chunk, args.tta, args.average)
     metadata = metadata_of(args.metadata, run.card.metadata)
     if metadata is not None:
         tell_unmatched(slides, metadata.index, args.metadata)
@@ -243,14 +260,14 @@ def refuse_grad_cam(run: Any, heatmaps: Path | None) -> None:
     if not run.takes_features:
         from mil.gradcam import check_maps
 
-        check_maps(run)
+        check_maps(run.runs[0])
 
 
 def score(
     run: Any, slide: SlideRef, bag: AnyBag | Exception, metadata: "pd.DataFrame | None"
 ) -> "tuple[dict[str, Any], Prediction | None]":
     """The row of a slide in the predictions table, and what is predicted, None where that failed."""
-    from mil.predict import predict_bag, prediction_row
+    from mil.predict import prediction_row
     from tiling.batch import describe
 
     if isinstance(bag, Exception):
@@ -258,7 +275,7 @@ def score(
     if not len(bag):
         return _failed(run, slide, NO_TISSUE), None
     try:
-        prediction = predict_bag(run, bag, _known(slide, metadata))
+        prediction = run.predict(bag, _known(slide, metadata))
         seen = 1 if run.takes_overviews else len(bag)
         row = prediction_row(slide.slide_id, _patient(slide), run.card.task, seen, prediction.probabilities)
     except Exception as error:  # noqa: BLE001  # a row says what it was, and the other slides go on
@@ -274,7 +291,7 @@ def draw(
     from tiling.batch import describe
 
     try:
-        explain(folder, slide.slide_id, run, bag, prediction, _known(slide, metadata), grad_cam)
+        explain(folder, slide.slide_id, run.runs[0], bag, prediction, _known(slide, metadata), grad_cam)
     except Exception as error:  # noqa: BLE001  # its row stays, and the other slides go on
         return str(error) if isinstance(error, MilError) else describe(slide, error)
     return None

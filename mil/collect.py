@@ -9,12 +9,11 @@ import pandas as pd
 from mil.checkpoint import read_card
 from mil.errors import RunError, cause
 from mil.evaluation import Evaluation, evaluate
-from mil.labels import Labels, natural, target_column
+from mil.labels import natural, of_run
 from mil.log import EpochLog, read_log
 from mil.plots import draw_evaluation, draw_learning_curves
 from mil.predict import METRICS_FILE, prediction_row, write_predictions
 from mil.run_folder import FOLDS, LOG, OOF, SKIPPED, read_text
-from mil.task import ANY_OF, Task
 from tiling.output import replacing, write_table
 
 
@@ -36,7 +35,7 @@ def collect(out: Path) -> Evaluation:
     try:
         rows = done.loc[slides["slide_id"]].reset_index()
         probabilities = rows[[f"prob_{name}" for name in task.classes]].astype(np.float64).to_numpy()
-        labels = _labels(slides, task)
+        labels = of_run(slides, task)
     except (KeyError, ValueError) as error:
         raise RunError(
             f"the folds of the run {str(out)!r} do not fit its {FOLDS} ({cause(error)}); train again"
@@ -57,11 +56,3 @@ def collect(out: Path) -> Evaluation:
         content = {**evaluation.as_json(), "skipped": len(skipped)}
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return evaluation
-
-
-def _labels(table: pd.DataFrame, task: Task) -> Labels:
-    """The labels of folds.csv."""
-    if task.kind == ANY_OF:
-        known = {target_column(name): pd.to_numeric(table[name].replace("", None)) for name in task.classes}
-        return Labels(table.assign(**{name: value.astype(np.float64) for name, value in known.items()}), task)
-    return Labels(table.assign(target=table["label"].map(task.classes.index)), task)

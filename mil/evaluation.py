@@ -19,8 +19,9 @@ from mil.metrics import (
     one_against_rest,
     problems,
 )
+from mil.patients import MEAN, PatientRule, patient_scores
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
-from tiling.progress import short
+from tiling.progress import aligned, short
 
 INTERVAL = f"95 %, over patients, from {RESAMPLES} bootstrap resamples; the models are taken as they are"
 INFINITE = "infinite: to something that is true a probability of 0 was given"
@@ -123,7 +124,7 @@ class Evaluation:
             for name, of_class in self.slides.classes.items():
                 cells = [str(level.classes[name].figures["auc"]) for level in levels.values()]
                 rows.append([f"AUC of {short(name, 40)} ({of_class.count} of {of_class.known})", *cells, "0.500"])
-        lines = [f"{header}, with 95 % intervals over patients:", *_aligned(rows)]
+        lines = [f"{header}, with 95 % intervals over patients:", *aligned(rows)]
         if (of_shares := _auc_of_shares(self.cases)) < UNEVEN:
             within = not np.isnan(self.slides.figures["auc_within_folds"].value)
             advice = "judge by the AUC within folds" if within else "and no fold has both sides for one within folds"
@@ -136,15 +137,18 @@ class Evaluation:
         return lines
 
 
-def evaluate(labels: Labels, probabilities: np.ndarray, fold_of: np.ndarray, fold_names: Sequence[str]) -> Evaluation:
+def evaluate(
+    labels: Labels, probabilities: np.ndarray, fold_of: np.ndarray, fold_names: Sequence[str],
+    rule: PatientRule = MEAN, tiles_N: np.ndarray | None = None,
+) -> Evaluation:  # fmt: skip
     """How good out-of-fold probabilities float (slides, K) are.
 
     `fold_of` int (slides,) is the fold that tested each slide, a place in `fold_names`. Every slide must have been
-    tested: none of the probabilities is nan.
+    tested: none of the probabilities is nan. Patients' scores follow the rule, which may weigh slides by their tiles.
     """
     assert not np.isnan(probabilities).any(), "a slide without a prediction"
     slides = Cases(probabilities, labels.targets, labels.table["patient_id"].to_numpy(), fold_of)
-    patients = by_patient(slides)
+    patients = by_patient(slides, labels.task, rule, tiles_N)
     positive = _positive(labels.task)
     return Evaluation(
         _level(slides, labels.task, positive),
@@ -156,23 +160,24 @@ def evaluate(labels: Labels, probabilities: np.ndarray, fold_of: np.ndarray, fol
     )
 
 
-def by_patient(slides: Cases) -> Cases:
-    """A case for each patient, with the mean probabilities of their slides.
+def by_patient(
+    slides: Cases, task: Task, rule: PatientRule = MEAN, tiles_N: np.ndarray | None = None
+) -> Cases:  # fmt: skip
+    """A case for each patient, with the mean probabilities of their slides, or what else the rule makes of them.
 
     A patient has a label that any of their slides has, and lacks it where all slides of which that is known lack it.
     Of classes that exclude each other none stands above the others: patients whose slides differ are left out.
     """
     names, first, patient_of = np.unique(slides.patients, return_index=True, return_inverse=True)
-    sums = np.zeros((len(names), slides.probabilities.shape[1]))
-    np.add.at(sums, patient_of, slides.probabilities)
-    means = sums / np.bincount(patient_of)[:, None]
+    tiles_N = np.ones(len(patient_of)) if tiles_N is None else tiles_N
+    scores = patient_scores(task, slides.probabilities, patient_of, rule, tiles_N)
     if slides.targets.ndim == 2:
-        targets = np.full(means.shape, np.nan)
+        targets = np.full(scores.shape, np.nan)
         np.fmax.at(targets, patient_of, slides.targets)
-        return Cases(means, targets, names, slides.fold_of[first])
+        return Cases(scores, targets, names, slides.fold_of[first])
     targets = slides.targets[first]
     differs = np.bincount(patient_of, slides.targets != targets[patient_of]) > 0
-    return Cases(means[~differs], targets[~differs], names[~differs], slides.fold_of[first][~differs])
+    return Cases(scores[~differs], targets[~differs], names[~differs], slides.fold_of[first][~differs])
 
 
 def baseline(parts: Sequence[Problem], cases: int) -> dict[str, float]:
@@ -263,10 +268,3 @@ def _json(**figures: float) -> dict[str, Any]:
     """Numbers as strict JSON has them, with a note where null stands for an infinite one."""
     content: dict[str, Any] = {name: value if np.isfinite(value) else None for name, value in figures.items()}
     return content | ({"note": INFINITE} if any(np.isinf(value) for value in figures.values()) else {})
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]

@@ -1,7 +1,7 @@
 """The labels table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,10 +100,21 @@ def read_labels(path: Path, spec: TableSpec | None = None) -> Labels:
     return Labels(table[columns], task, spec.site or FOLD)
 
 
-def read_table(path: Path, what: str, needed: Sequence[str]) -> pd.DataFrame:
+def of_run(table: pd.DataFrame, task: Task) -> Labels:
+    """The labels in the folds.csv of a run, whose cells are text; raises ValueError for one that is no class."""
+    if task.kind == ANY_OF:
+        known = {target_column(name): pd.to_numeric(table[name].replace("", None)) for name in task.classes}
+        return Labels(table.assign(**{name: value.astype(np.float64) for name, value in known.items()}), task)
+    return Labels(table.assign(target=table["label"].map(task.classes.index)), task)
+
+
+def read_table(
+    path: Path, what: str, needed: Sequence[str], other_names: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """A CSV with a row a slide, all of it text without blanks around it.
 
-    Raises LabelsError where it cannot be read, lacks a column, or names no slide or the same slide twice in a row.
+    `other_names` are what columns may be called, and what they are called then. Raises LabelsError where it cannot be
+    read, lacks a column, or names no slide or the same slide twice in a row.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
@@ -112,6 +123,7 @@ def read_table(path: Path, what: str, needed: Sequence[str]) -> pd.DataFrame:
             f"cannot read the {what} {str(path)!r} ({error}); give a CSV with {', '.join(needed)}"
         ) from error
     header = [name.strip() for name in table.iloc[0]]
+    header = [new if (new := (other_names or {}).get(name, name)) not in header else name for name in header]
     if twice := sorted({name for name in header if header.count(name) > 1}):
         raise LabelsError(f"the {what} {str(path)!r} has the column {twice[0]!r} twice; rename one")
     table = table.iloc[1:].reset_index(drop=True).set_axis(header, axis=1)

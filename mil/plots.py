@@ -21,6 +21,7 @@ from mil.panels import FIFTHS, legend, name_left, one_panel, panels, same_range,
 # Of the palette of Okabe and Ito, told apart by every kind of colour vision.
 TRAIN, VALID = "#0072b2", "#d55e00"
 POOLED, FOLD, CHANCE = "#0072b2", "#999999", "#d55e00"
+EARLIER = "#666666"
 
 
 def draw_learning_curves(path: Path, logs: Sequence[Sequence[EpochLog]], names: Sequence[str]) -> None:
@@ -117,31 +118,27 @@ def draw_confusion(path: Path, found: Evaluation) -> None:
     save(figure, path)
 
 
-def draw_reliability(path: Path, found: Evaluation) -> None:
+def draw_reliability(path: Path, found: Evaluation, before: Evaluation | None = None) -> None:
     """What came true over the probability it was given, in 15 bins, with the number of slides in each.
 
     A panel a class against the rest, or a label; of classes first one for that decided on, whose calibration error is
-    the run's.
+    the run's. With what was found `before` a calibration, its line is there too, and both errors.
     """
-    shown = _shown(found)
-    if found.cases.targets.ndim == 1:
-        shown = [
-            ("class decided on", problems(found.cases.probabilities, found.cases.targets)[0], found.slides),
-            *shown,
-        ]
+    shown, earlier = _calibrated(found), [] if before is None else _calibrated(before)
+    label = "out of fold, in 15 bins" if before is None else "after, in 15 bins"
     figure, axes = panels(len(shown), 2.4, 0.6)
-    for above, below, (name, part, level) in zip(*axes, shown, strict=True):
-        bins = calibration_bin(part.confidence)
-        counts = np.bincount(bins, minlength=CALIBRATION_BINS)
-        full = counts > 0
-        confidence, share = (
-            np.bincount(bins, values, CALIBRATION_BINS)[full] / counts[full]
-            for values in (part.confidence, part.came_true)
-        )
+    for place, (above, below, (name, part, level)) in enumerate(zip(*axes, shown, strict=True)):
         above.plot([0, 1], [0, 1], color=CHANCE, linestyle="--", linewidth=1, label="calibrated")
-        above.plot(confidence, share, color=POOLED, marker="o", markersize=4, label="out of fold, in 15 bins")
+        for _, was, of_was in earlier[place : place + 1]:
+            error = of_was.figures["ece"].value
+            above.text(1, 0.02, f"before: {error:.3f}", ha="right", fontsize="small", color=EARLIER)
+            above.plot(
+                *_comes_true(was), color=EARLIER, marker="o", markersize=3, linewidth=1, label="before, out of fold"
+            )
+        above.plot(*_comes_true(part), color=POOLED, marker="o", markersize=4, label=label)
         title(above, name, "calibration error", level.figures["ece"])
         unit_square(above)
+        counts = np.bincount(calibration_bin(part.confidence), minlength=CALIBRATION_BINS)
         below.bar((np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS, counts, 0.9 / CALIBRATION_BINS, color=FOLD)
         below.yaxis.set_major_locator(MaxNLocator(2, integer=True, min_n_ticks=1))
         below.set(xlabel="probability", xlim=(-0.02, 1.02), xticks=FIFTHS)
@@ -149,6 +146,25 @@ def draw_reliability(path: Path, found: Evaluation) -> None:
     name_left(axes[1], "slides")
     legend(figure, axes[0])
     save(figure, path)
+
+
+def _calibrated(found: Evaluation) -> list[tuple[str, Problem, Level]]:
+    """The panels of reliability: of classes first one for that decided on."""
+    if found.cases.targets.ndim == 2:
+        return _shown(found)
+    (decision,) = problems(found.cases.probabilities, found.cases.targets)
+    return [("class decided on", decision, found.slides), *_shown(found)]
+
+
+def _comes_true(part: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """The mean confidence of each bin that is not empty, and the share that came true."""
+    bins = calibration_bin(part.confidence)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    full = counts > 0
+    confidence, share = (
+        np.bincount(bins, values, CALIBRATION_BINS)[full] / counts[full] for values in (part.confidence, part.came_true)
+    )
+    return confidence, share
 
 
 def _shown(found: Evaluation) -> list[tuple[str, Problem, Level]]:

@@ -14,7 +14,7 @@ from mil.checkpoint import ModelCard, load_model
 from mil.data import Batch, bag_tensor, square_tensor
 from mil.errors import RunError, SettingsError
 from mil.losses import probabilities
-from mil.network import Network
+from mil.network import MILOutput, Network
 from mil.task import Task
 from tiling.bag import Bag
 from tiling.features import FEATURES, FeatureBag
@@ -56,12 +56,14 @@ class Run(NamedTuple):
 class Prediction(NamedTuple):
     """Probabilities (K,) of a slide, and the attention of models that have one: (N,) on tiles, or (G, G) on its square.
 
-    `map_GG` float64 sums to 1 over the slide's `tiling.overview.square_of`.
+    `map_GG` float64 sums to 1 over the slide's `tiling.overview.square_of`. `members_EK` are the probabilities of each
+    model, on each view of the slide, of which the first are a mean, or what an ensemble makes of them.
     """
 
     probabilities: np.ndarray
     attention: np.ndarray | None
     map_GG: np.ndarray | None = None
+    members_EK: np.ndarray | None = None
 
 
 def pick_device(name: str) -> torch.device:
@@ -116,16 +118,23 @@ def predict_bag(run: Run, bag: Bag | FeatureBag, metadata: pd.DataFrame | None =
     Of a run that looks at overviews, no tile of the bag is asked for.
     `metadata` is a table of one row of text with the columns the run was trained with; None: all of it is unknown.
     """
-    instances = _instances(run, bag)
-    instances, mask = instances.to(run.device), torch.ones(1, len(instances), dtype=torch.bool)
-    outputs = [
-        model(instances, mask, metadata_tensor(run, card, metadata))
+    outputs = outputs_of(run, instances_of(run, bag), metadata)
+    members_EK = torch.stack([probabilities(run.card.task, output.logits_BK)[0] for output in outputs])
+    return Prediction(
+        members_EK.mean(0).cpu().numpy(),
+        mean_of_first(output.attention_BN for output in outputs),
+        mean_of_first(output.map_BGG for output in outputs),
+        members_EK.cpu().numpy(),
+    )
+
+
+def outputs_of(run: Run, instances_N: Tensor, metadata: pd.DataFrame | None) -> list[MILOutput]:
+    """What each model of a run says of one bag, given its instances (N, …); `metadata` as of `predict_bag`."""
+    instances_N, mask_BN = instances_N.to(run.device), torch.ones(1, len(instances_N), dtype=torch.bool)
+    return [
+        model(instances_N, mask_BN, metadata_tensor(run, card, metadata))
         for model, card in zip(run.models, run.cards, strict=True)
     ]
-    task = run.card.task
-    mean = torch.stack([probabilities(task, output.logits_BK)[0] for output in outputs]).mean(0)
-    attention = _mean(output.attention_BN for output in outputs)
-    return Prediction(mean.cpu().numpy(), attention, _mean(output.map_BGG for output in outputs))
 
 
 def metadata_tensor(run: Run, card: ModelCard, metadata: pd.DataFrame | None) -> Tensor:
@@ -144,15 +153,20 @@ def map_of(model: Network, square_M: Tensor) -> np.ndarray:
     return map_BGG[0].double().cpu().numpy()
 
 
-def _instances(run: Run, bag: Bag | FeatureBag) -> Tensor:
+def instances_of(run: Run, bag: Bag | FeatureBag) -> Tensor:
+    """The instances (N, …) of a bag as the models of a run take them: tiles, features, or its overview."""
     if isinstance(bag, FeatureBag):
         return torch.from_numpy(bag.features_NC)
     return square_tensor(bag.overview_rgb(), run.px) if run.takes_overviews else bag_tensor(bag, run.px)
 
 
-def _mean(of_models: Iterable[Tensor | None]) -> np.ndarray | None:
-    """The mean of what models say of the only bag of a batch, where they say it."""
+def mean_of_first(of_models: Iterable[Tensor | None]) -> np.ndarray | None:
+    """The mean, float64, of what models say of the only bag of a batch, where they say it.
+
+    Those that say it of other places, ChipNets with another side of their map, are left out: the first model's count.
+    """
     found = [each[0].double() for each in of_models if each is not None]
+    found = [each for each in found if each.shape == found[0].shape]
     return torch.stack(found).mean(0).cpu().numpy() if found else None
 
 

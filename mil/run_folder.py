@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from mil.cohort import Cohort
-from mil.errors import RunError
+from mil.errors import RunError, cause
 from mil.folds import Folds
 from mil.labels import target_column
 from mil.recipe import Recipe
@@ -102,6 +102,15 @@ def _folds_table(cohort: Cohort, folds: Folds, metadata: Sequence[str]) -> tuple
         columns += task.classes
     columns += metadata
     return columns, table[columns].itertuples(index=False)
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The settings of a run by name; raises RunError where its config.yaml is missing or damaged."""
+    try:
+        config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+        return {str(name): value for name, value in config.items()}
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise RunError(f"{CONFIG} of the run {str(run)!r} cannot be read ({cause(error)}); train again") from error
 
 
 def read_text(path: Path, *columns: str) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """What the terminal shows: one look for every progress bar, one line for every message."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -25,3 +26,11 @@ def short(name: object, longest: int = 24) -> str:
     """A name for a table: on one line, the middle of a long one left out, what cannot be printed escaped."""
     text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(name))
     return text if len(text) <= longest else f"{text[: longest // 2]}…{text[1 - longest // 2 :]}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table's rows, the cells of each column below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

@@ -144,8 +144,8 @@ def _numbers(words: Sequence[str]) -> Mapping[str, float]:
 
 
 def as_floats(value: Any, count: int) -> tuple[float, ...]:
-    """So many finite numbers from JSON; raises ValueError where they are not that."""
+    """So many numbers from JSON, none beyond a billion; raises ValueError where they are not that."""
     numbers = tuple(map(float, value))
-    if len(numbers) != count or not np.isfinite(numbers).all():
+    if len(numbers) != count or not (np.abs(numbers) < 1e9).all():
         raise ValueError(f"{value!r} are no {count} numbers")
     return numbers

@@ -98,11 +98,12 @@ def read_ensemble(folder: Path) -> Ensemble:
                 f"{FORMAT_VERSION}; make it again or use the version that wrote it"
             )
         task = Task(**with_tuples(content["task"]))
-        runs = content["runs"]
+        if not (runs := content["runs"]):
+            raise ValueError("it has no runs")
         mixture = Mixture.from_json(content["mixture"], task, len(runs))
         prior = as_floats(content["prior"], len(task.classes))
         names, digests = tuple(str(run["name"]) for run in runs), tuple(_digests(run["models"]) for run in runs)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, RunError):
             raise
         raise RunError(f"{str(path)!r} is no ensemble ({cause(error)}); make it again") from error

@@ -5,9 +5,9 @@ from scipy.special import expit, softmax
 
 from mil.task import ANY_OF, Task
 
-# A probability of 0 or 1 stands for all that round to it in float64. It is taken for the one nearest to the others, so
-# that sums stay finite: the smallest number there is, and the distance of 1 to the number before it, are halved.
-_OF_ZERO = -1075 * np.log(2)
+# A probability of 0 or 1 stands for all that round to it in float64, and is taken for one of them, so that sums stay
+# finite: a quarter of the smallest number there is, and half the distance of 1 to the number before it.
+_OF_ZERO = -1076 * np.log(2)
 _OF_ONE = 54 * np.log(2)
 
 

@@ -99,6 +99,8 @@ class Mixture:
             calibration = Calibration(*(as_floats(calibration[name], classes) for name in Calibration._fields))
         if prior is not None:
             prior = PriorShift(*(as_floats(prior[name], classes) for name in PriorShift._fields))
+            if not all(0 < share < 1 for shares in prior for share in shares):
+                raise ValueError("its prior is none")
         return cls(content["average"], None if weights is None else _weights(weights, runs), stack, calibration, prior)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -83,7 +83,7 @@ class Scorer:
         members, of_runs, as_it_is = [], [], []
         for run, views in zip(self.runs, self.views, strict=True):
             logits = []
-            for place, view in enumerate(views(instances_of(run, bag), slide_id)):
+            for place, view in enumerate(views(instances_of(run, bag).to(run.device), slide_id)):
                 outputs = outputs_of(run, view, metadata)
                 logits += [output.logits_BK[0] for output in outputs]
                 as_it_is += outputs if place == 0 else []
@@ -119,26 +119,30 @@ def load_scorer(
         raise RunError(
             f"{str(ensembles[0])!r} is an ensemble, which is scored alone; give its runs, or make an ensemble of all"
         )
-    prior = None
-    if ensembles:
-        ensemble = read_ensemble(ensembles[0])
+    ensemble = read_ensemble(ensembles[0]) if ensembles else None
+    if ensemble is not None:
         if average is not None:
             raise SettingsError("--average is for several runs; an ensemble was saved with its own, leave it out")
         if None in ensemble.digests:
             raise RunError(
-                f"the ensemble {str(ensembles[0])!r} was made of tables of predictions and has no models to score with"
+                f"the ensemble {str(ensembles[0])!r} was made of tables of predictions and has no models to score "
+                "with; make one of runs"
             )
         folders = [run_folder(ensembles[0], place) for place in range(len(ensemble.names))]
         mixture = ensemble.mixture
-        prior = np.array(ensemble.prior)
     else:
         folders, mixture = list(paths), mean_of(len(paths), average or "probabilities")
     runs = tuple(load_run(folder, device, instance_chunk) for folder in folders)
     card = _card(folders, runs)
     views = tuple(views_of(folder, run, rounds) for folder, run in zip(folders, runs, strict=True))
-    if prior is None:
-        prior = np.mean([_prior(folder, card.task) for folder in folders], axis=0)
-    return Scorer(runs, views, mixture, card, _digest(folders, mixture, rounds), prior)
+    if ensemble is None:
+        prior_K = np.mean([_prior(folder, card.task) for folder in folders], axis=0)
+        models = [digests_of(folder) for folder in folders]
+    elif ensemble.task == card.task:
+        prior_K, models = np.array(ensemble.prior), [each or {} for each in ensemble.digests]
+    else:
+        raise RunError(f"the ensemble {str(ensembles[0])!r} is of another task than its runs; make it again")
+    return Scorer(runs, views, mixture, card, _digest(models, mixture, rounds), prior_K)
 
 
 def _card(folders: Sequence[Path], runs: Sequence[Run]) -> ModelCard:
@@ -173,8 +177,7 @@ def _prior(folder: Path, task: Task) -> np.ndarray:
         raise RunError(f"{FOLDS} of the run {str(folder)!r} does not fit its models ({cause(error)})") from error
 
 
-def _digest(folders: Sequence[Path], mixture: Mixture, rounds: Rounds) -> str:
-    """Names models, mixture and views."""
-    models = [list(digests_of(folder).values()) for folder in folders]
-    content = json.dumps([models, mixture.as_json(), rounds])
+def _digest(models: Sequence[Mapping[str, str]], mixture: Mixture, rounds: Rounds) -> str:
+    """Names models, by the digests of their files, mixture and views."""
+    content = json.dumps([[sorted(files.items()) for files in models], mixture.as_json(), rounds])
     return hashlib.sha256(content.encode()).hexdigest()[:_DIGITS]

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from mil.log_odds import chances, log_odds
 from mil.task import ANY_OF, Task
@@ -50,6 +49,8 @@ def features_of(task: Task, runs: int) -> int:
 
 
 def _regression(features_NF: np.ndarray, targets: np.ndarray) -> tuple[_Rows, tuple[float, ...]]:
+    from sklearn.linear_model import LogisticRegression  # takes a second, which a command line has not
+
     found = LogisticRegression(C=_STRENGTH, tol=1e-8, max_iter=10_000).fit(features_NF, targets)
     return tuple(tuple(map(float, row)) for row in found.coef_), tuple(map(float, found.intercept_))
 

@@ -88,6 +88,17 @@ def trained(cohort: CohortFiles, bags: Path, tmp_path_factory: pytest.TempPathFa
     return Trained(cohort.slides, cohort.labels, bags, run)
 
 
+@pytest.fixture(scope="session")
+def trained_again(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Another run on the same folds, of another network."""
+    from train import main
+
+    run = tmp_path_factory.mktemp("runs") / "again"
+    paths = ["--bags", str(trained.bags), "--labels", str(trained.labels), "--out", str(run)]
+    assert main([*paths, *TRAIN_FLAGS, "--pooling", "max", "--train-px", "16", "--balance", "weights"]) == 0
+    return trained._replace(run=run)
+
+
 @pytest.fixture
 def chipnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The stand-in for ChipNet runs (tests.chipnet) wherever one is asked for; slides are worked on in this process."""

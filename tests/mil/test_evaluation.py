@@ -36,7 +36,7 @@ LABELS = make_labels(TARGETS, PATIENTS, Task(("normal", "tumour")))
 
 class TestByPatient:
     def test_mean_probabilities_and_no_patient_of_two_classes(self) -> None:
-        cases = by_patient(Cases(CHANCES, TARGETS, np.array(PATIENTS), FOLD_OF))
+        cases = by_patient(Cases(CHANCES, TARGETS, np.array(PATIENTS), FOLD_OF), LABELS.task)
         assert cases.patients.tolist() == ["a", "b", "c", "d"]
         assert cases.probabilities == pytest.approx(binary(0.2, 0.6, 0.6, 0.8))
         assert cases.targets.tolist() == [0, 0, 1, 1]
@@ -44,7 +44,10 @@ class TestByPatient:
 
     def test_a_label_of_any_slide_is_the_patients(self) -> None:
         targets = np.array([[1, 0, np.nan], [0, np.nan, np.nan], [np.nan, 0, 1]])
-        cases = by_patient(Cases(np.full((3, 3), 0.5), targets, np.array(["p", "p", "q"]), np.zeros(3, int)))
+        cases = by_patient(
+            Cases(np.full((3, 3), 0.5), targets, np.array(["p", "p", "q"]), np.zeros(3, int)),
+            Task(("x", "y", "z"), ANY_OF),
+        )
         np.testing.assert_array_equal(cases.targets, [[1, 0, np.nan], [np.nan, 0, 1]])
 
 

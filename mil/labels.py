@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mil.errors import LabelsError
+from mil.errors import LabelsError, cause
 from mil.settings import TableSpec
 from mil.task import ANY_OF, ONE_OF, ONE_VS_NORMAL, Task, joined
 
@@ -120,7 +120,7 @@ def read_table(
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
     except (OSError, ValueError) as error:
         raise LabelsError(
-            f"cannot read the {what} {str(path)!r} ({error}); give a CSV with {', '.join(needed)}"
+            f"cannot read the {what} {str(path)!r} ({cause(error)}); give a CSV with {', '.join(needed)}"
         ) from error
     header = [name.strip() for name in table.iloc[0]]
     header = [new if (new := (other_names or {}).get(name, name)) not in header else name for name in header]

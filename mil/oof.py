@@ -194,10 +194,11 @@ def _balance(run: Path, task: Task) -> Literal["none", "balanced", "other"]:
 
 
 def _tiles(table: pd.DataFrame) -> np.ndarray:
-    """The column `tiles`, 1 where there is none."""
+    """The column `tiles`, 1 where it is missing or says nothing that can be."""
     if "tiles" not in table:
         return np.ones(len(table), int)
-    return pd.to_numeric(table["tiles"], errors="coerce").fillna(1).astype(int).to_numpy()
+    tiles = pd.to_numeric(table["tiles"], errors="coerce")
+    return tiles.where(tiles.between(1, 1e9), 1).to_numpy().astype(int)
 
 
 def _named_apart(sources: Sequence[Source]) -> list[Source]:
@@ -212,10 +213,10 @@ def _named_apart(sources: Sequence[Source]) -> list[Source]:
 
 
 def _refuse_wild(probabilities: np.ndarray, labels: Labels, path: Path, model: str = "") -> None:
-    wrong = ~((probabilities >= 0) & (probabilities <= 1)).all(axis=1)
-    if labels.task.kind != ANY_OF:
-        wrong |= ~(np.abs(probabilities.sum(axis=1) - 1) < 1e-3)
-    places = np.flatnonzero(wrong)
+    possible_NK = (probabilities >= 0) & (probabilities <= 1)
+    sums_N = np.where(possible_NK, probabilities, np.inf).sum(axis=1)
+    limit = np.inf if labels.task.kind == ANY_OF else 1e-3
+    places = np.flatnonzero(~possible_NK.all(axis=1) | (np.abs(sums_N - 1) > limit))
     if len(places):
         slide = labels.table["slide_id"].iloc[places[0]]
         of = f" of {model}" if model else ""

@@ -41,11 +41,11 @@ class TestTable:
         assert one.tiles.tolist() == [1] * 6
 
     def test_columns_of_classes_are_one_model(self, tmp_path: Path) -> None:
-        rows = [("a", "x", "0", "0.5", "0.25", "0.25", "3"), ("b", "y", "1", "0", "1", "0", "4")]
+        rows = [("a", "x", "0", "0.5", "0.25", "0.25", "inf"), ("b", "y", "1", "0", "1", "0", "4")]
         rows += [("c", "z", "0", "0.1", "0.1", "0.8", "5")]
         columns = ["slide_id", "label", "fold", "prob_x", "prob_y", "prob_z", "tiles"]
         (found,) = read_oof_table(write(tmp_path, rows, columns, "mine"))
-        assert (found.name, found.tiles.tolist()) == ("mine", [3, 4, 5])
+        assert (found.name, found.tiles.tolist()) == ("mine", [1, 4, 5])
         assert found.probabilities[0].tolist() == [0.5, 0.25, 0.25]
         assert found.labels.table["patient_id"].tolist() == ["a", "b", "c"]
 

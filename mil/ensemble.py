@@ -20,7 +20,7 @@ from tiling.progress import short, shown
 if TYPE_CHECKING:
     import numpy as np
 
-    from mil.oof import OutOfFold
+    from mil.matching import OutOfFold
     from mil.ways import Ways
 
 REPORT = "report.json"
@@ -47,7 +47,8 @@ def _work(args: Namespace) -> int:
     spec, rule = cli.settings_from(args, MixtureSpec), cli.settings_from(args, PatientRule)
     from mil.comparison import compare
     from mil.ensemble_folder import begin_ensemble
-    from mil.oof import gather_sources, read_sources
+    from mil.matching import gather_sources
+    from mil.oof import read_sources
     from mil.ways import prior_of, ways_of
 
     out = Path(args.out)

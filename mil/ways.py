@@ -9,8 +9,8 @@ import numpy as np
 from mil.calibration import balanced, prior_from
 from mil.crossfit import cross_fitted
 from mil.errors import SettingsError
+from mil.matching import OutOfFold
 from mil.mixture import MixtureSpec, fit_mixture
-from mil.oof import OutOfFold
 
 
 class Ways(NamedTuple):

@@ -11,6 +11,7 @@ import pytest
 from mil.evaluation import INFINITE, Cases, baseline, by_patient, evaluate, priors
 from mil.labels import Labels, target_column
 from mil.metrics import METRICS, auc, average_precision, f1, log_loss, one_against_rest, problems
+from mil.patients import PatientRule
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
 
 FIGURES = ["auc", "auc_within_folds", *list(METRICS)[1:]]
@@ -41,6 +42,15 @@ class TestByPatient:
         assert cases.probabilities == pytest.approx(binary(0.2, 0.6, 0.6, 0.8))
         assert cases.targets.tolist() == [0, 0, 1, 1]
         assert cases.fold_of.tolist() == [0, 1, 0, 1]
+
+    def test_other_rules(self) -> None:
+        cases = Cases(CHANCES, TARGETS, np.array(PATIENTS), FOLD_OF)
+        assert by_patient(cases, LABELS.task, PatientRule("max")).probabilities == pytest.approx(
+            binary(0.3, 0.6, 0.7, 0.8)
+        )
+        tiles = np.array([3, 1, 1, 1, 1, 1, 1, 1])
+        weighted = by_patient(cases, LABELS.task, PatientRule("mean", tile_weights=True), tiles)
+        assert weighted.probabilities == pytest.approx(binary(0.15, 0.6, 0.6, 0.8))
 
     def test_a_label_of_any_slide_is_the_patients(self) -> None:
         targets = np.array([[1, 0, np.nan], [0, np.nan, np.nan], [np.nan, 0, 1]])

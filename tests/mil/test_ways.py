@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mil.comparison import compare
 from mil.errors import SettingsError
+from mil.matching import OutOfFold, gather_sources
 from mil.mixture import MixtureSpec, fit_mixture
-from mil.oof import OutOfFold, gather_sources, read_oof_table
-from mil.patients import PatientRule
+from mil.oof import read_oof_table
 from mil.ways import prior_of, ways_of
 
 
@@ -63,17 +62,3 @@ def test_prior_that_is_not_known(found: OutOfFold) -> None:
     same = prior_of(replace(found, sources=(balanced,)), MixtureSpec(prior=("balanced",)))
     assert same is not None
     assert same.tolist() == [0.5, 0.5]
-
-
-def test_comparison(found: OutOfFold) -> None:
-    ways = ways_of(found, MixtureSpec())
-    figures = compare(found.labels, ways.by_name, "kappa", PatientRule(), found.tiles)
-    assert list(figures.slides["stack"]) == ["auc", "log_loss", "class_weighted_log_loss", "ece", "kappa"]
-    assert figures.slides["stack"]["log_loss"].value < figures.slides["sure"]["log_loss"].value
-    assert figures.slides["stack"]["auc"].low > 0.5
-    assert figures.patient_count == found.labels.table["patient_id"].nunique()
-    lines = figures.lines()
-    assert lines[0] == "out of fold, 120 slides, with 95 % intervals over patients:"
-    assert lines[1].split()[-1] == "kappa"
-    assert [line.split()[0] for line in lines[2:8]] == ["good", "fair", "sure", "mean", "blend", "stack"]
-    assert lines[8] == f"the same by patient, {figures.patient_count} of them:"

@@ -534,16 +534,16 @@ class TestInfer:
     ) -> None:
         bags = Path(shutil.copytree(trained.bags, tmp_path / "bags"))
         (bags / "s03.h5").rename(bags / "cost $_^$ 肾.h5")
-        from mil import predict
+        from mil.scorer import Scorer
 
-        real = predict.predict_bag
+        real = Scorer.predict
 
         def sometimes(run: object, bag: object, metadata: object) -> object:
             if bag.header.slide_id == "s05":  # type: ignore[attr-defined]
                 raise RuntimeError("out of memory")
             return real(run, bag, metadata)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(predict, "predict_bag", sometimes)
+        monkeypatch.setattr(Scorer, "predict", sometimes)
         out = tmp_path / "scores.csv"
         flags = ["--run", str(trained.run), "--bags", str(bags), "--out", str(out), "--heatmaps", str(tmp_path / "h")]
         assert infer.main(flags) == 1
@@ -600,9 +600,9 @@ class TestInfer:
     def test_interrupted_scoring_keeps_what_it_has(
         self, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from mil import predict
+        from mil.scorer import Scorer
 
-        real, seen = predict.predict_bag, []
+        real, seen = Scorer.predict, []
 
         def interrupted(run: object, bag: object, metadata: object) -> object:
             seen.append(bag)
@@ -610,7 +610,7 @@ class TestInfer:
                 raise KeyboardInterrupt
             return real(run, bag, metadata)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(predict, "predict_bag", interrupted)
+        monkeypatch.setattr(Scorer, "predict", interrupted)
         out = tmp_path / "scores.csv"
         assert infer.main(["--run", str(trained.run), "--bags", str(trained.bags), "--out", str(out)]) == 130
         scores = pd.read_csv(out)

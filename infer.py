@@ -111,15 +111,12 @@ def _work(args: Namespace) -> int:
                 ):
                     undrawn += 1
                     bar.write(f"no picture: {shown(slide.slide_id)}: {problem}", file=sys.stderr)
-                if pages is not None and (
-                    problem := pages.add(slide.slide_id, row, bag, prediction, _known(slide, metadata))
-                ):
+                if problem := add_page(pages, slide, row, bag, prediction, metadata):
                     bar.write(f"no pictures: {shown(slide.slide_id)}: {problem}", file=sys.stderr)
                 bar.update()
     finally:
         write_predictions(out, list(rows.values()))
-    if pages is not None:
-        pages.close(rows.values())
+    close_pages(pages, rows.values())
     failed = sum(row["status"] == FAILED for row in rows.values())
     without = f"; {undrawn} of the scored have no picture" if undrawn else ""
     print(f"{len(rows) - failed} slides scored, {failed} failed; a row for each in {shown(out)}{without}")
@@ -131,6 +128,20 @@ def pages_of(folder: str | None, run: Any, path: Path) -> "Pages | None":
     from mil.pages import Pages
 
     return None if folder is None else Pages(Path(folder), run.card.task, [path])
+
+
+def add_page(
+    pages: "Pages | None", slide: SlideRef, row: dict[str, Any], bag: AnyBag | Exception,
+    prediction: "Prediction | None", metadata: "pd.DataFrame | None",
+) -> str | None:  # fmt: skip
+    """What went wrong with the pictures of a slide in the report, None if nothing did or there is no report."""
+    return None if pages is None else pages.add(slide.slide_id, row, bag, prediction, _known(slide, metadata))
+
+
+def close_pages(pages: "Pages | None", rows: Collection[dict[str, Any]]) -> None:
+    """Write the pages of a report, where there is one, when all slides are in it."""
+    if pages is not None:
+        pages.close(rows)
 
 
 def bags_for(

@@ -4,14 +4,16 @@ All of it comes from the run's folder; what is missing or damaged there is left 
 its last line.
 """
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
+from PIL import Image
 
 from mil.checkpoint import ModelCard, read_card
 from mil.errors import RunError
@@ -51,6 +53,15 @@ class Figure(NamedTuple):
     verdict: str
 
 
+class Plot(NamedTuple):
+    """A picture: its file, its size in pixels, and what it shows."""
+
+    file: str
+    width: int
+    height: int
+    words: str
+
+
 class ClassRow(NamedTuple):
     """A class in the training data: slides and patients with it, and the AUC of it against the rest, by slide."""
 
@@ -79,7 +90,7 @@ class About:
     sources: list[tuple[str, str]] = field(default_factory=list)
     settings: list[tuple[str, str]] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)
-    plots: list[tuple[str, str]] = field(default_factory=list)
+    plots: list["Plot"] = field(default_factory=list)
 
     @property
     def by_patient(self) -> bool:
@@ -90,7 +101,7 @@ class About:
 def about(folder: Path) -> About:
     """What there is to say of the run in a folder; raises RunError where it has no model."""
     card = read_card(folder / "fold_0")
-    slides, metrics, config = _table(folder / FOLDS), _json(folder / METRICS_FILE), _config(folder / CONFIG)
+    slides, metrics, config = _table(folder / FOLDS), _json(folder / METRICS_FILE), read_config(folder)
     sources = _json(folder / "report" / SOURCES)
     made = About(folder.resolve().name, card.task, _model(card))
     made.settings = [(name, _in_words(value)) for name, value in config.items()]
@@ -104,20 +115,30 @@ def about(folder: Path) -> About:
     made.figures = _figures(metrics, by_patient=made.by_patient)
     made.interval, made.positive = str(metrics.get("interval", "")), metrics.get("positive")
     made.limits = _limits(made, config, card)
-    made.plots = [(name, words) for name, words in PLOTS.items() if (folder / name).is_file()]
     return made
 
 
-def copy_plots(run: Path, folder: Path, plots: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The plots of a run, copied beside a page: the names that are there now, with what they show."""
+def read_config(run: Path) -> dict[str, Any]:
+    """The settings of a run, empty where they cannot be read."""
+    try:
+        found = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def copy_plots(run: Path, folder: Path) -> list[Plot]:
+    """The plots of a run, copied into a folder of a report's; `file` begins with that folder's name."""
     folder.mkdir(parents=True, exist_ok=True)
     copied = []
-    for name, words in plots:
+    for name, words in PLOTS.items():
         try:
-            write(folder / name, (run / name).read_bytes())
-        except OSError:
+            data = (run / name).read_bytes()
+            width, height = Image.open(io.BytesIO(data)).size
+        except OSError:  # it is missing, or no picture
             continue
-        copied.append((f"{folder.name}/{name}", words))
+        write(folder / name, data)
+        copied.append(Plot(f"{folder.name}/{name}", width, height, words))
     return copied
 
 
@@ -128,7 +149,9 @@ def _model(card: ModelCard) -> list[tuple[str, str]]:
     if OVERVIEWS in bags:
         found.append(("Looks at", f"the whole slide, {spec.overview_px} px wide"))
     elif FEATURES in bags:
-        found.append(("Looks at", f"features: {bags[FEATURES]} of each tile, made by {bags.get('encoder') or 'unknown'}"))
+        found.append(
+            ("Looks at", f"features: {bags[FEATURES]} of each tile, made by {bags.get('encoder') or 'unknown'}")
+        )
     else:
         found.append(("Looks at", f"{bags.get('instances')} tiles a slide, {bags.get('size')} px at {_scale(bags)}"))
         found.append(("Sees them at", f"{spec.train_px} px"))
@@ -140,13 +163,15 @@ def _model(card: ModelCard) -> list[tuple[str, str]]:
 
 def _scale(bags: Mapping[str, Any]) -> str:
     """The scale of tiles, of which a spec has one."""
+    if bags.get("downsample") == 1:
+        return "the scan's own scale"
     for name, words in (
-        ("mpp", "{:g} µm per pixel"), ("magnification", "{:g} ×"), ("downsample", "1/{:g} of the scan's scale"),
+        ("mpp", "{:g} µm per pixel"), ("magnification", "{:g} ×"), ("downsample", "1/{:g} of the scan's own scale"),
         ("longest_edge", "a longest edge of {} px"),
     ):  # fmt: skip
         if bags.get(name) is not None:
             return words.format(bags[name])
-    return "the scan's scale"
+    return "unknown scale"
 
 
 def _class(name: str, slides: pd.DataFrame, task: Task, metrics: Mapping[str, Any]) -> ClassRow:
@@ -198,7 +223,9 @@ def _limits(made: About, config: Mapping[str, Any], card: ModelCard) -> list[str
         found.append(f"Patients of these classes are too few to know how it does on them: {', '.join(few)}.")
     auc = next((each for each in made.figures if each.name == NAMES["auc"]), None)
     if auc is not None and auc.verdict != "better":
-        found.insert(1, "Its AUC cannot be told from that of a constant answer: it is not known to have learned anything.")
+        found.insert(
+            1, "Its AUC cannot be told from that of a constant answer: it is not known to have learned anything."
+        )
     site = config.get("site")
     found.append(
         f"Its folds are the values of {site!r}: the figures are for sites it had not seen, of the kind that is here."
@@ -206,7 +233,9 @@ def _limits(made: About, config: Mapping[str, Any], card: ModelCard) -> list[str
         else "Its folds were not split by site: the figures are for patients of the same laboratories, not of others."
     )
     found.append(_of_probabilities(made))
-    found.append("Attention says which tiles were weighed, not that there is disease in them, nor that there is none elsewhere.")
+    found.append(
+        "Attention says which tiles were weighed, not that there is disease in them, nor that there is none elsewhere."
+    )
     if made.skipped:
         found.append(f"{made.skipped} labelled slides could not be used; the figures say nothing of slides like them.")
     return found
@@ -215,7 +244,9 @@ def _limits(made: About, config: Mapping[str, Any], card: ModelCard) -> list[str
 def _of_scanners(made: About) -> str:
     seen = dict(made.sources)
     if "Formats" not in seen:
-        return "From which scanners its slides came the run does not say; on others, and on other stains, it is untested."
+        return (
+            "From which scanners its slides came the run does not say; on others, and on other stains, it is untested."
+        )
     scale = f", at {seen['Scales']}" if "Scales" in seen else ""
     return (
         f"Its slides were of these formats: {seen['Formats']}{scale}. On other scanners, stains and laboratories it is "
@@ -244,14 +275,6 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -28,7 +28,7 @@ def score_name(task: Task) -> str:
         return task.classes[_positive(task)]
     if task.kind == ONE_VS_NORMAL:
         return f"not {task.normal}"
-    return "most probable label" if task.kind == ANY_OF else "class predicted"
+    return "the likeliest label" if task.kind == ANY_OF else "the class predicted"
 
 
 def score_of(task: Task, chances: Sequence[float]) -> float:
@@ -48,37 +48,37 @@ def chances_of(task: Task, row: Mapping[str, Any]) -> list[float] | None:
     """The probabilities of a row of a predictions table, None for a failed slide, whatever stands there."""
     if row["status"] == FAILED:
         return None
-    try:
-        chances = [float(row[f"prob_{name}"]) for name in task.classes]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return None if any(map(math.isnan, chances)) else chances
+    chances = [_float(row.get(f"prob_{name}")) for name in task.classes]
+    return None if None in chances else [chance for chance in chances if chance is not None]
 
 
 def columns(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns that say something of these rows; the slide itself comes before them."""
-    found = [Column("score", score_name(task), "score", explained="probability")]
+    """The columns that say something of rows that `ordered` gave; the slide itself comes before them."""
+    found = [Column("score", f"Probability of {score_name(task)}", "score")]
+    if any(row["outcome"] for row in rows):
+        found.append(Column("outcome", "Outcome"))
     if any("label" in row for row in rows):
-        found += [Column("label", "true"), Column("decided", "predicted"), Column("outcome", "outcome")]
-    else:
-        found.append(Column("decided", "predicted"))
+        found.append(Column("label", "Label"))
+    found.append(Column("decided", "Predicted"))
     if len(task.classes) > 2 or task.kind == ANY_OF:
         found += [Column(f"prob_{name}", name, "number", True, "probability") for name in task.classes]
-    if any(_is_number(row.get("uncertainty")) for row in rows):
-        found.append(Column("uncertainty", "uncertainty", "number", explained="spread over the members"))
-    found.append(Column("status", "status", minor=True))
+    if any(row["uncertainty"] is not None for row in rows):
+        found.append(Column("uncertainty", "Uncertainty", "number", explained="spread over the members"))
+    found.append(Column("status", "Status", minor=True))
     if any("fold" in row for row in rows):
-        found.append(Column("fold", "fold", minor=True))
-    found.append(Column("tiles", "tiles", "count", True))
+        found.append(Column("fold", "Fold", minor=True))
+    found.append(Column("tiles", "Tiles", "count", True))
     if any(row.get("patient_id", row["slide_id"]) != row["slide_id"] for row in rows):
-        found.append(Column("patient_id", "patient", minor=True))
+        found.append(Column("patient_id", "Patient", minor=True))
     return found
 
 
 def ordered(task: Task, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with `score`, `chances`, `classes` (places of what is predicted), `decided` (their names) and `outcome`; the highest score first.
+    """The rows with what the table says of them, the highest score first.
 
-    A row may have `truth`: for each class whether it is true, None where that is unknown.
+    To each are added `score`, `chances` (K), `classes` (the places of what is predicted), `decided` (its name), and
+    `outcome` (right, wrong, or empty): a row may have `truth`, for each class whether it is true, None where that is
+    unknown.
     """
     complete = [_completed(task, row) for row in rows]
     return sorted(complete, key=lambda row: (row["score"] is None, -(row["score"] or 0), row["slide_id"]))
@@ -95,12 +95,20 @@ def counts(task: Task, rows: Sequence[Mapping[str, Any]], key: str) -> list[tupl
 def _completed(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
     chances = chances_of(task, row)
     predicted = [] if chances is None else _places(task, chances)
-    known = [] if chances is None else [(place, true) for place, true in enumerate(row.get("truth", ())) if true is not None]
+    known = (
+        []
+        if chances is None
+        else [(place, true) for place, true in enumerate(row.get("truth", ())) if true is not None]
+    )
     right = all((place in predicted) == true for place, true in known)
     outcome = ("right" if right else "wrong") if known else ""
     score = None if chances is None else score_of(task, chances)
-    names = joined(task.classes[place] for place in predicted)
-    return {**row, "decided": names, "score": score, "chances": chances, "classes": predicted, "outcome": outcome}
+    return {
+        **row,
+        **{f"prob_{name}": chance for name, chance in zip(task.classes, chances or (), strict=False)},
+        "uncertainty": _float(row.get("uncertainty")), "score": score, "chances": chances, "classes": predicted,
+        "decided": joined(task.classes[place] for place in predicted), "outcome": outcome,
+    }  # fmt: skip
 
 
 def _places(task: Task, chances: Sequence[float]) -> list[int]:
@@ -113,5 +121,10 @@ def _positive(task: Task) -> int:
     return 1 - task.normal_index if task.kind == ONE_VS_NORMAL else 1
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not math.isnan(value)
+def _float(value: Any) -> float | None:
+    """A number that may be text, None where there is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return None if math.isnan(number) else number

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from mil.about import About, about, copy_plots
+from mil.about import about, copy_plots
 from mil.errors import cause
 from mil.listing import FEW_CLASSES, columns, counts, ordered
 from mil.markup import file_name, open_folder, write_page
@@ -32,7 +33,7 @@ class Pages:
     """
 
     def __init__(self, folder: Path, task: Task, runs: Sequence[Path]) -> None:
-        """Begin a report on scores for `task` in `folder`, from the runs in these folders, which the model card describes.
+        """Begin a report in `folder` on scores for `task`; the model card describes the runs in these folders.
 
         Raises InputError where nothing can be written, or the folder holds another page.
         """
@@ -57,7 +58,7 @@ class Pages:
         rows = [*self.rows.values()] if rows is None else [*map(dict, rows)]
         found = [about(run) for run in self.runs]
         for place, each in enumerate(found):
-            each.plots[:] = copy_plots(self.runs[place], self.folder / "model" / str(place), each.plots)
+            each.plots = copy_plots(self.runs[place], self.folder / "model" / str(place))
         entries = write_slides(self.folder, self.task, rows)
         write_page(self.folder / "model.html", "model.html", runs=found, here="model/")
         names = " and ".join(each.name for each in found)
@@ -106,10 +107,12 @@ def _shown(folder: Path, bag: Bag | FeatureBag | Exception | None, prediction: P
         return {"problem": f"its page has no pictures: {cause(error)}"}
 
 
-def write_slides(folder: Path, task: Task, rows: Iterable[Mapping[str, Any]], all_pages: bool = True) -> list[Entry]:
+def write_slides(
+    folder: Path, task: Task, rows: Iterable[Mapping[str, Any]], table: str = "index.html", every: bool = True
+) -> list[Entry]:
     """Write the pages of slides, which lead to each other in the order of the table; that table's entries.
 
-    Without `all_pages` only slides with pictures get one.
+    `table` is the page with the table; unless `every` slide gets a page, those with pictures do.
     """
     complete = ordered(task, rows)
     records = folder / SLIDES
@@ -118,7 +121,7 @@ def write_slides(folder: Path, task: Task, rows: Iterable[Mapping[str, Any]], al
     for row in complete:
         name = file_name(row["slide_id"])
         record = _record(records / name, row, task)
-        page = f"{SLIDES}/{name}.html" if all_pages or record["shown"] else ""
+        page = f"{SLIDES}/{name}.html" if every or record["shown"] else ""
         entries.append(Entry(row, page, _thumb(name, record)))
     with_page = [entry for entry in entries if entry.page]
     for place, entry in enumerate(with_page):
@@ -129,6 +132,7 @@ def write_slides(folder: Path, task: Task, rows: Iterable[Mapping[str, Any]], al
         write_page(
             folder / entry.page, "slide.html", row=entry.row, record=record, facts=_facts(entry.row, record),
             pictures=f"{name}/", before=before, after=after, place=place + 1, of=len(with_page), task=task,
+            table=table,
         )  # fmt: skip
     return entries
 
@@ -159,6 +163,7 @@ def _thumb(name: str, record: Mapping[str, Any]) -> dict[str, Any] | None:
     thumb = record["shown"]["thumb"]
     return {**thumb, "file": f"{SLIDES}/{name}/{thumb['file']}"}
 
+
 def _facts(row: Mapping[str, Any], record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is known of a slide beside its pictures, a name and a value each."""
     shown = record["shown"]["facts"] if record["shown"] else record["facts"]
@@ -169,4 +174,7 @@ def _facts(row: Mapping[str, Any], record: Mapping[str, Any]) -> list[tuple[str,
 
 def _text(row: Mapping[str, Any]) -> dict[str, str]:
     """A row as its text in a table, whether it was read from one or not."""
-    return {str(name): "" if value is None or value != value else str(value) for name, value in row.items()}
+    return {
+        str(name): "" if value is None or (isinstance(value, float) and np.isnan(value)) else str(value)
+        for name, value in row.items()
+    }

@@ -117,15 +117,16 @@ def _path(polygon: Sequence[np.ndarray]) -> str:
 
 
 def _boxes(bag: Bag, order: list[int], attention: np.ndarray | None) -> list[dict[str, Any]]:
-    """Where tiles lie in level-0 pixels, their colour as `#rrggbb`, and their weight, None where nothing weighs them."""
-    weights = None if attention is None else attention[order]
-    rgbs = [NO_ATTENTION] * len(order) if weights is None else rgb_of(weights / top_of(np.asarray(attention)))
+    """Where tiles lie, in level-0 pixels, their colour as `#rrggbb`, and their weight, None where there is none."""
+    weights = [None] * len(order) if attention is None else attention[order].tolist()
+    rgbs = [NO_ATTENTION] * len(order) if attention is None else rgb_of(attention[order] / top_of(attention))
+    corners = tile_boxes(bag)[order].tolist()
     return [
         {
             "rank": rank, "x0": left, "y0": top, "width0_px": right - left, "height0_px": bottom - top,
-            "colour": "#{:02x}{:02x}{:02x}".format(*rgb), "attention": None if weights is None else float(weights[rank - 1]),
+            "colour": "#{:02x}{:02x}{:02x}".format(*rgb), "attention": weight,
         }
-        for rank, ((left, top, right, bottom), rgb) in enumerate(zip(tile_boxes(bag)[order].tolist(), rgbs, strict=True), 1)
+        for rank, ((left, top, right, bottom), rgb, weight) in enumerate(zip(corners, rgbs, weights, strict=True), 1)
     ]  # fmt: skip
 
 

@@ -62,6 +62,16 @@ class Plot(NamedTuple):
     words: str
 
 
+class Fold(NamedTuple):
+    """A fold: its name, how many slides and patients it tested, and two figures by slide, None where there are none."""
+
+    name: str
+    slides: Any
+    patients: Any
+    auc: float | None
+    log_loss: float | None
+
+
 class ClassRow(NamedTuple):
     """A class in the training data: slides and patients with it, and the AUC of it against the rest, by slide."""
 
@@ -83,7 +93,7 @@ class About:
     left_out: int = 0
     skipped: int = 0
     classes: list[ClassRow] = field(default_factory=list)
-    folds: list[dict[str, Any]] = field(default_factory=list)
+    folds: list[Fold] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     interval: str = ""
     positive: str | None = None
@@ -109,9 +119,11 @@ def about(folder: Path) -> About:
     made.slides = len(slides)
     made.patients = slides["patient_id"].nunique() if len(slides) else 0
     made.skipped = len(_table(folder / SKIPPED))
-    made.left_out = int(_mapping(metrics, "patients").get("left_out") or 0)
+    left_out = _mapping(metrics, "patients").get("left_out")
+    made.left_out = left_out if isinstance(left_out, int) else 0
     made.classes = [_class(name, slides, card.task, metrics) for name in card.task.classes]
-    made.folds = [each for each in metrics.get("folds", ()) if isinstance(each, dict)]
+    folds = metrics.get("folds")
+    made.folds = [_fold(each) for each in (folds if isinstance(folds, list) else ()) if isinstance(each, dict)]
     made.figures = _figures(metrics, by_patient=made.by_patient)
     made.interval, made.positive = str(metrics.get("interval", "")), metrics.get("positive")
     made.limits = _limits(made, config, card)
@@ -182,6 +194,11 @@ def _class(name: str, slides: pd.DataFrame, task: Task, metrics: Mapping[str, An
     return ClassRow(name, int(has.sum()), slides["patient_id"][has].nunique(), found)
 
 
+def _fold(found: Mapping[str, Any]) -> Fold:
+    auc, log_loss = (_number(found.get(name)) for name in ("auc", "log_loss"))
+    return Fold(str(found.get("name", "")), found.get("slides", ""), found.get("patients", ""), auc, log_loss)
+
+
 def _figures(metrics: Mapping[str, Any], by_patient: bool) -> list[Figure]:
     found = []
     for key, name in NAMES.items():
@@ -192,7 +209,7 @@ def _figures(metrics: Mapping[str, Any], by_patient: bool) -> list[Figure]:
 
 
 def _verdict(key: str, figure: Mapping[str, Any]) -> str:
-    low, high, constant = (figure.get(name) for name in ("low", "high", "baseline"))
+    low, high, constant = (_number(figure.get(name)) for name in ("low", "high", "baseline"))
     if key in _NO_VERDICT or constant is None or (low is None and high is None):
         return ""
     if low is not None and low > constant:
@@ -200,6 +217,10 @@ def _verdict(key: str, figure: Mapping[str, Any]) -> str:
     if high is not None and high < constant:
         return "better" if key in _LOWER_IS_BETTER else "worse"
     return "open"
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) else None
 
 
 def _limits(made: About, config: Mapping[str, Any], card: ModelCard) -> list[str]:
@@ -256,7 +277,7 @@ def _of_scanners(made: About) -> str:
 
 def _of_probabilities(made: About) -> str:
     shares = ", ".join(f"{each.name} {each.slides / made.slides:.0%}" for each in made.classes) if made.slides else ""
-    error = next((each.slides.get("value") for each in made.figures if each.name == NAMES["ece"]), None)
+    error = next((_number(each.slides.get("value")) for each in made.figures if each.name == NAMES["ece"]), None)
     said = f" Out of fold they were off by {error:.3f} on average (calibration error)." if error is not None else ""
     return (
         "Its probabilities hold where classes are as frequent as in its training" + (f" ({shares})" if shares else "")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mil.predict import FAILED
+from mil.predict import OK
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task, joined
 
 FEW_CLASSES = 6  # with more, the table needs a window of its own
@@ -45,8 +45,8 @@ def score_of(task: Task, chances: Sequence[float]) -> float:
 
 
 def chances_of(task: Task, row: Mapping[str, Any]) -> list[float] | None:
-    """The probabilities of a row of a predictions table, None for a failed slide, whatever stands there."""
-    if row["status"] == FAILED:
+    """The probabilities of a row of a predictions table, None for a slide that failed, whatever stands there."""
+    if row["status"] != OK:
         return None
     chances = [_float(row.get(f"prob_{name}")) for name in task.classes]
     return None if None in chances else [chance for chance in chances if chance is not None]

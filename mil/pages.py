@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from mil.about import about, copy_plots
-from mil.errors import cause
+from mil.errors import RunError, cause
 from mil.listing import FEW_CLASSES, columns, counts, ordered
 from mil.markup import file_name, open_folder, write_page
 from mil.portrait import portray, read_record, save_record
-from mil.predict import FAILED, OK, Prediction
+from mil.predict import OK, Prediction
 from mil.task import Task
 from tiling.bag import Bag
+from tiling.errors import InputError
 from tiling.features import FeatureBag
 
 SLIDES = "slides"
@@ -54,7 +56,20 @@ class Pages:
         return add_slide(self.folder, row, bag, prediction, metadata)
 
     def close(self, rows: Iterable[Mapping[str, Any]] | None = None) -> None:
-        """Write all pages, the index last, of these rows, or of the slides that were added; can be called again."""
+        """Write all pages, the index last, of these rows, or of the slides that were added; can be called again.
+
+        Raises InputError where they cannot be written, RunError where a run is gone.
+        """
+        try:
+            self._write(rows)
+        except OSError as error:
+            if isinstance(error, RunError):
+                raise
+            raise InputError(
+                f"cannot write the report in {str(self.folder)!r} ({error.strerror}); make room and run it again"
+            ) from error
+
+    def _write(self, rows: Iterable[Mapping[str, Any]] | None) -> None:
         rows = [*self.rows.values()] if rows is None else [*map(dict, rows)]
         found = [about(run) for run in self.runs]
         for place, each in enumerate(found):
@@ -82,17 +97,18 @@ def add_slide(
 ) -> str | None:  # fmt: skip
     """Write pictures and record of a slide into the folder of a report; what went wrong, None if nothing did."""
     own = folder / SLIDES / file_name(row["slide_id"])
-    record: dict[str, Any] = {"row": _text(row), "shown": None, "members": [], "metadata": [], "problem": None}
+    said: dict[str, Any] = {"row": _text(row)}
     try:
         if metadata is not None:
-            record["metadata"] = [[str(name), str(value)] for name, value in metadata.iloc[0].items()]
+            said["metadata"] = [[str(name), str(value)] for name, value in metadata.iloc[0].items()]
         if (members := getattr(prediction, "members_EK", None)) is not None:
-            record["members"] = members.tolist()
-        record |= _shown(own, bag, prediction)
-        save_record(own, record)
-    except OSError as error:
-        return f"its page has no pictures: {cause(error)}"
-    return record["problem"]
+            said["members"] = members.tolist()
+        save_record(own, said | _shown(own, bag, prediction))
+    except Exception as error:  # noqa: BLE001  # the slide has a page all the same, and the others go on
+        with suppress(OSError):
+            save_record(own, {"row": _text(row), "problem": cause(error)})
+        return cause(error)
+    return None
 
 
 def _shown(folder: Path, bag: Bag | FeatureBag | Exception | None, prediction: Prediction | None) -> dict[str, Any]:
@@ -101,10 +117,7 @@ def _shown(folder: Path, bag: Bag | FeatureBag | Exception | None, prediction: P
     if not isinstance(bag, Bag) or not len(bag):
         return {}
     attention, map_GG = (None, None) if prediction is None else (prediction.attention, prediction.map_GG)
-    try:
-        return {"shown": portray(folder, bag, attention, map_GG)}
-    except Exception as error:  # noqa: BLE001  # the slide has a page all the same, and the others go on
-        return {"problem": f"its page has no pictures: {cause(error)}"}
+    return {"shown": portray(folder, bag, attention, map_GG)}
 
 
 def write_slides(
@@ -140,11 +153,11 @@ def write_slides(
 def index_values(task: Task, entries: Sequence[Entry]) -> dict[str, Any]:
     """What the template of a table of slides needs to know."""
     rows = [entry.row for entry in entries]
-    failed = sum(row["status"] == FAILED for row in rows)
+    failed = sum(row["status"] != OK for row in rows)
     return {
         "entries": entries, "columns": columns(task, rows), "wide": len(task.classes) > FEW_CLASSES, "task": task,
         "scored": len(rows) - failed, "failed": failed, "classes": counts(task, rows, "classes"),
-        "outcomes": counts(task, rows, "outcome"), "statuses": counts(task, rows, "status"), "ok": OK,
+        "outcomes": counts(task, rows, "outcome"), "statuses": counts(task, rows, "status"),
     }  # fmt: skip
 
 

@@ -7,6 +7,12 @@ function cellOf(row, place) {
   return row.cells[place].dataset.sort ?? "";
 }
 
+// What a search goes through: all but figures.
+function wordsOf(row) {
+  const cells = Array.from(row.cells).filter((cell) => !cell.classList.contains("num"));
+  return cells.map((cell) => cell.textContent).join(" ").toLowerCase();
+}
+
 // Rows in the order of a column; what has no value comes last, whichever way.
 function sorted(rows, place, kind, down) {
   const sign = down ? -1 : 1;
@@ -24,7 +30,7 @@ class SlideTable {
     this.form = form;
     this.body = table.tBodies[0];
     this.rows = Array.from(this.body.rows);
-    this.texts = this.rows.map((row) => row.textContent.toLowerCase());
+    this.texts = this.rows.map(wordsOf);
     this.heads = Array.from(table.tHead.rows[0].cells);
     this.heads.forEach((head, place) => this.makeSortable(head, place));
     form.hidden = false;

@@ -60,10 +60,10 @@ def columns(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     if any("label" in row for row in rows):
         found.append(Column("label", "Label"))
     found.append(Column("decided", "Predicted"))
-    if len(task.classes) > 2 or task.kind == ANY_OF:
-        found += [Column(f"prob_{name}", name, "number", True, "probability") for name in task.classes]
     if any(row["uncertainty"] is not None for row in rows):
         found.append(Column("uncertainty", "Uncertainty", "number", explained="spread over the members"))
+    if len(task.classes) > 2 or task.kind == ANY_OF:
+        found += [Column(f"prob_{name}", name, "number", True, "probability") for name in task.classes]
     found.append(Column("status", "Status", minor=True))
     if any("fold" in row for row in rows):
         found.append(Column("fold", "Fold", minor=True))

@@ -223,6 +223,18 @@ def test_pages_are_no_wider_than_the_screen(visit: Any, size: dict[str, int], sc
     assert not seen.is_wide()
 
 
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+def test_many_classes_leave_room_for_names(chromium: Any, tmp_path: Path, size: dict[str, int]) -> None:
+    task = Task(tuple(f"a class with a name {at}" for at in range(8)))
+    pages = Pages(tmp_path, task, [])
+    pages.add("TCGA-00-0000", prediction_row("TCGA-00-0000", "p", task, 1, np.full(8, 1 / 8)), None)
+    pages.close()
+    seen = Visit(chromium, tmp_path, "index.html", viewport=size)
+    assert not seen.is_wide()
+    assert seen.page.get_by_role("link", name="TCGA-00-0000").bounding_box()["height"] < 50
+    seen.context.close()
+
+
 def test_only_pictures_near_the_screen_are_loaded(visit: Any) -> None:
     asked: list[str] = []
     seen = visit("model.html")

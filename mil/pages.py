@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mil.about import about, copy_plots
-from mil.errors import RunError, cause
+from mil.errors import cause
 from mil.listing import FEW_CLASSES, columns, counts, ordered
 from mil.markup import file_name, open_folder, write_page
 from mil.portrait import portray, read_record, save_record
@@ -37,8 +37,10 @@ class Pages:
     def __init__(self, folder: Path, task: Task, runs: Sequence[Path]) -> None:
         """Begin a report in `folder` on scores for `task`; the model card describes the runs in these folders.
 
-        Raises InputError where nothing can be written, or the folder holds another page.
+        Raises InputError where nothing can be written, or the folder holds another page; RunError where a run has no
+        model.
         """
+        self.said = [about(run) for run in runs]
         open_folder(folder)
         self.folder, self.task, self.runs = folder, task, runs
         self.rows: dict[str, dict[str, Any]] = {}
@@ -58,25 +60,22 @@ class Pages:
     def close(self, rows: Iterable[Mapping[str, Any]] | None = None) -> None:
         """Write all pages, the index last, of these rows, or of the slides that were added; can be called again.
 
-        Raises InputError where they cannot be written, RunError where a run is gone.
+        Raises InputError where they cannot be written.
         """
         try:
             self._write(rows)
         except OSError as error:
-            if isinstance(error, RunError):
-                raise
             raise InputError(
                 f"cannot write the report in {str(self.folder)!r} ({error.strerror}); make room and run it again"
             ) from error
 
     def _write(self, rows: Iterable[Mapping[str, Any]] | None) -> None:
         rows = [*self.rows.values()] if rows is None else [*map(dict, rows)]
-        found = [about(run) for run in self.runs]
-        for place, each in enumerate(found):
-            each.plots = copy_plots(self.runs[place], self.folder / "model" / str(place))
+        for place, (run, each) in enumerate(zip(self.runs, self.said, strict=True)):
+            each.plots = copy_plots(run, self.folder / "model" / str(place))
         entries = write_slides(self.folder, self.task, rows)
-        write_page(self.folder / "model.html", "model.html", runs=found, here="model/")
-        names = " and ".join(each.name for each in found)
+        write_page(self.folder / "model.html", "model.html", runs=self.said, here="model/")
+        names = " and ".join(each.name for each in self.said)
         write_page(
             self.folder / "index.html", "index.html", title=f"Slides scored by {names}" if names else "Slides scored",
             **index_values(self.task, entries),

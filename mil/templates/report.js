@@ -56,7 +56,9 @@ class SlideTable {
     const rows = sorted(this.rows, place, this.heads[place].dataset.kind, down);
     this.heads.forEach((head) => head.removeAttribute("aria-sort"));
     this.heads[place].setAttribute("aria-sort", down ? "descending" : "ascending");
-    this.body.append(...rows);
+    const moved = document.createDocumentFragment();
+    moved.append(...rows);
+    this.body.append(moved);
   }
 
   filter() {

@@ -26,6 +26,7 @@ from tiling.tile import NO_TISSUE
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mil.pages import Pages
     from mil.predict import Prediction
 
 AnyBag = Bag | FeatureBag
@@ -54,6 +55,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--heatmaps",
         help="folder for a picture of each slide with its tiles and their attention, and for a GeoJSON for QuPath",
+    )
+    parser.add_argument(
+        "--report", help="folder for pages to read in a browser: all slides, each slide, the model (index.html)"
     )
     parser.add_argument(
         "--grad-cam", action="store_true", help="show on the pictures of --heatmaps where in the tiles the evidence is"
@@ -103,12 +107,13 @@ def _work(args: Namespace) -> int:
         raise InputError(f"--out {str(out)!r} is a folder; give the name of a CSV file")
     for folder in filter(None, (out.parent, heatmaps)):
         make_writable(folder)
+    pages = pages_of(args.report, run, Path(args.run))
     if run.takes_features and (bags is None or heatmaps is not None):
         raise InputError("the run was trained on features: give --bags with feature files, and no --heatmaps")
     if bags is not None and bags.refs and is_features(next(iter(bags.refs.values()))) != run.takes_features:
         kinds = ("feature files", "bags of tiles")[:: 1 if run.takes_features else -1]
         raise InputError(f"the run was trained on {kinds[0]}, and {str(bags.path)!r} holds {kinds[1]}")
-    found = bags_for(run, slides, bags, heatmaps is not None, args.chipnet, workers, time_limit_s)
+    found = bags_for(run, slides, bags, bool(heatmaps or pages), args.chipnet, workers, time_limit_s)
     rows = {slide.slide_id: _failed(run, slide, NOT_REACHED) for slide in slides}
     undrawn = 0
     try:
@@ -123,13 +128,37 @@ def _work(args: Namespace) -> int:
                 ):
                     undrawn += 1
                     bar.write(f"no picture: {shown(slide.slide_id)}: {problem}", file=sys.stderr)
+                if problem := add_page(pages, slide, row, bag, prediction, metadata):
+                    bar.write(f"no pictures: {shown(slide.slide_id)}: {problem}", file=sys.stderr)
                 bar.update()
     finally:
         write_predictions(out, list(rows.values()))
+    close_pages(pages, rows.values())
     failed = sum(row["status"] == FAILED for row in rows.values())
     without = f"; {undrawn} of the scored have no picture" if undrawn else ""
     print(f"{len(rows) - failed} slides scored, {failed} failed; a row for each in {shown(out)}{without}")
     return cli.SOME_FAILED if failed else cli.OK
+
+
+def pages_of(folder: str | None, run: Any, path: Path) -> "Pages | None":
+    """The report in `folder`, where one is asked for; raises InputError where it cannot be written there."""
+    from mil.pages import Pages
+
+    return None if folder is None else Pages(Path(folder), run.card.task, [path])
+
+
+def add_page(
+    pages: "Pages | None", slide: SlideRef, row: dict[str, Any], bag: AnyBag | Exception,
+    prediction: "Prediction | None", metadata: "pd.DataFrame | None",
+) -> str | None:  # fmt: skip
+    """What went wrong with the pictures of a slide in the report, None if nothing did or there is no report."""
+    return None if pages is None else pages.add(slide.slide_id, row, bag, prediction, _known(slide, metadata))
+
+
+def close_pages(pages: "Pages | None", rows: Collection[dict[str, Any]]) -> None:
+    """Write the pages of a report, where there is one, when all slides are in it."""
+    if pages is not None:
+        pages.close(rows)
 
 
 def bags_for(

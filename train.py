@@ -127,7 +127,18 @@ def _report(evaluation: "Evaluation | None", out: Path) -> int:
     else:
         print("\n".join(evaluation.lines()))
         print(f"models, predictions, metrics and plots are in {shown(out)}")
+        _write_pages(out)
     return cli.OK
+
+
+def _write_pages(out: Path) -> None:
+    """Write the report of a finished run; what goes wrong is said and costs the run nothing."""
+    from mil.run_report import write_report
+
+    try:
+        print(f"to read in a browser: {shown(write_report(out))}")
+    except Exception as error:  # noqa: BLE001  # the run is finished, whatever becomes of its pages
+        print(f"train.py: no report: {error}; try again with --collect {shlex.quote(str(out))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ import infer
 import train
 from tests.chipnet import make_chipnet
 from tests.conftest import TILING_FLAGS, TRAIN_FLAGS, CohortFiles, Trained, paint
+from tests.mil.html import read_pages
 from tests.mil.pairs import environment
+from tests.mil.test_pages import digests
 from tiling import __main__ as tile
 from tiling import cli, merge, reselect, status
 from tiling.features import write_features
@@ -788,3 +790,48 @@ class TestTrainWithoutTraining:
         oof = tmp_path / "run" / "fold_1" / "oof.csv"
         oof.write_text(oof.read_text().replace("s02", "s99").replace("s03", "s99").replace("s06", "s99"))
         assert "do not fit its folds.csv" in refusal(train.main, "--collect", tmp_path / "run")
+
+
+class TestReport:
+    def test_of_scores(self, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """The same scores as without, the same bytes twice, a page for the failed slide too."""
+        slides = tmp_path / "slides"
+        slides.mkdir()
+        shutil.copy(trained.slides / "s00.tiff", slides)
+        (slides / "<broken>.svs").write_text("no slide")
+        command = ["--run", str(trained.run), "--slides", str(slides), "--device", "cpu", "--workers", "1"]
+        assert infer.main([*command, "--out", str(tmp_path / "plain.csv")]) == 1
+        found = []
+        for _ in range(2):
+            out = ["--out", str(tmp_path / "scores.csv"), "--report", str(tmp_path / "report")]
+            assert infer.main([*command, *out]) == 1
+            found.append(digests(tmp_path / "report"))
+        assert found[0] == found[1]
+        assert (tmp_path / "scores.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
+        pages = read_pages(tmp_path / "report")
+        assert len(pages) == 4
+        assert "2 slides 1 scored 1 failed" in pages["index.html"].text
+        assert "no pictures" not in capsys.readouterr().err
+
+    def test_of_a_run(self, trained: Trained) -> None:
+        pages = read_pages(trained.run / "report")
+        assert {"index.html", "slides.html"} <= pages.keys()
+        assert "How good it is" in pages["index.html"].text
+
+    def test_a_folder_of_other_pages_is_refused_before_anything_is_scored(
+        self, refusal: Refusal, trained: Trained, tmp_path: Path
+    ) -> None:
+        (tmp_path / "index.html").write_text("mine")
+        found = refusal(
+            infer.main, "--run", trained.run, "--bags", trained.bags, "--out", tmp_path / "s.csv", "--report", tmp_path
+        )
+        assert "is a page that gigabag did not write" in found
+        assert not (tmp_path / "s.csv").exists()
+
+    def test_a_run_is_finished_without_its_report(
+        self, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = Path(shutil.copytree(trained.run, tmp_path / "run"))
+        (run / "report" / "index.html").write_text("mine")
+        assert train.main(["--collect", str(run)]) == 0
+        assert "train.py: no report: " in capsys.readouterr().err

@@ -19,6 +19,7 @@ ONLY_IMPORTED_BY = {
     "h5py": {"tiling.bag"}, "timm": {"mil.backbone", "mil.weights", "mil.optim", "mil.schedule"},
     "wandb": {"mil.trackers"}, "mlflow": {"mil.trackers"}, "tensorboard": {"mil.trackers"},
     "contourpy": {"mil.shapes"}, "lightning_fabric": {"mil.launch", "mil.launcher"},
+    "jinja2": {"mil.markup"}, "markupsafe": {"mil.markup"},
     "dask": {"tiling.cluster"}, "dask_jobqueue": {"tiling.cluster"}, "distributed": {"tiling.cluster"},
 }  # fmt: skip
 LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".split()} | {

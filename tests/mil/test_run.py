@@ -69,7 +69,8 @@ class TestFolder:
     def test_holds_what_the_contract_says(self, trained: Trained) -> None:
         assert sorted(path.name for path in trained.run.iterdir()) == [
             "bags.json", "config.yaml", "confusion.png", "fold_0", "fold_1", "folds.csv", "learning_curves.png",
-            "log.csv", "metrics.json", "oof.csv", "precision_recall.png", "reliability.png", "roc.png", "skipped.csv",
+            "log.csv", "metrics.json", "oof.csv", "precision_recall.png", "reliability.png", "report",
+            "roc.png", "skipped.csv",
         ]  # fmt: skip
 
     def test_every_slide_is_predicted_once_by_the_fold_that_did_not_see_it(self, trained: Trained) -> None:

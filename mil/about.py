@@ -1,0 +1,316 @@
+"""What is said of a run on its model card: what it learned from, how good it is, and what it is not for.
+
+All of it comes from the run's folder; what is missing or damaged there is left out, for a report is worth more than
+its last line.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+from PIL import Image
+
+from mil.checkpoint import ModelCard, read_card
+from mil.errors import RunError
+from mil.evaluation import NAMES
+from mil.markup import write
+from mil.predict import METRICS_FILE
+from mil.run_folder import CONFIG, FOLDS, SKIPPED, read_text
+from mil.task import ANY_OF, ONE_VS_NORMAL, Task
+from tiling.features import FEATURES
+from tiling.overview import OVERVIEWS
+
+SOURCES = "sources.json"  # in the report of a run: what its bags say of their slides
+PLOTS = {
+    "reliability.png": "Reliability: of slides that were given a probability, the share that had the class. On the "
+    "dashed line probabilities are what they say; below it they promise too much.",
+    "roc.png": "Sensitivity over 1 − specificity for every threshold, of all folds together and of each.",
+    "precision_recall.png": "Precision over sensitivity for every threshold, of all folds together and of each.",
+    "confusion.png": "How many slides of each class were decided to be each class.",
+    "learning_curves.png": "Loss in training and on the inner validation slides, with the epoch that was kept.",
+}
+_LOWER_IS_BETTER = ("log_loss", "class_weighted_log_loss")
+_NO_VERDICT = ("ece",)  # its baseline is no answer that is better or worse
+_FEW, _FEW_OF_CLASS = 200, 30  # patients
+_MODEL = ("arch", "backbone", "pooling", "guided", "train_px", "overview_px", "pretrained", "weights")
+
+
+class Figure(NamedTuple):
+    """A metric by slide and by patient, each {value, low, high, baseline} as metrics.json has it, and what is told.
+
+    `verdict` is `better` or `worse` than the constant answer where the interval lies beyond it, else `open`; it is
+    empty where the two cannot be compared.
+    """
+
+    name: str
+    slides: Mapping[str, Any]
+    patients: Mapping[str, Any]
+    verdict: str
+
+
+class Plot(NamedTuple):
+    """A picture: its file, its size in pixels, and what it shows."""
+
+    file: str
+    width: int
+    height: int
+    words: str
+
+
+class Fold(NamedTuple):
+    """A fold: its name, how many slides and patients it tested, and two figures by slide, None where there are none."""
+
+    name: str
+    slides: Any
+    patients: Any
+    auc: float | None
+    log_loss: float | None
+
+
+class ClassRow(NamedTuple):
+    """A class in the training data: slides and patients with it, and the AUC of it against the rest, by slide."""
+
+    name: str
+    slides: int
+    patients: int
+    auc: Mapping[str, Any]
+
+
+@dataclass
+class About:
+    """All that a model card says of a run; lists that are empty are not shown."""
+
+    name: str
+    task: Task
+    model: list[tuple[str, str]]
+    slides: int = 0
+    patients: int = 0
+    left_out: int = 0
+    skipped: int = 0
+    classes: list[ClassRow] = field(default_factory=list)
+    folds: list[Fold] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    interval: str = ""
+    positive: str | None = None
+    sources: list[tuple[str, str]] = field(default_factory=list)
+    settings: list[tuple[str, str]] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
+    plots: list["Plot"] = field(default_factory=list)
+
+    @property
+    def by_patient(self) -> bool:
+        """Whether figures by patient are others than those by slide."""
+        return self.patients != self.slides
+
+
+def about(folder: Path) -> About:
+    """What there is to say of the run in a folder; raises RunError where it has no model."""
+    card = read_card(folder / "fold_0")
+    slides, metrics, config = _table(folder / FOLDS), _json(folder / METRICS_FILE), read_config(folder)
+    sources = _json(folder / "report" / SOURCES)
+    made = About(folder.resolve().name, card.task, _model(card))
+    made.settings = [(name, _in_words(value)) for name, value in config.items()]
+    made.sources = [(str(name), str(value)) for name, value in sources.items()]
+    made.slides = len(slides)
+    made.patients = slides["patient_id"].nunique() if len(slides) else 0
+    made.skipped = len(_table(folder / SKIPPED))
+    left_out = _mapping(metrics, "patients").get("left_out")
+    made.left_out = left_out if isinstance(left_out, int) else 0
+    made.classes = [_class(name, slides, card.task, metrics) for name in card.task.classes]
+    folds = metrics.get("folds")
+    made.folds = [_fold(each) for each in (folds if isinstance(folds, list) else ()) if isinstance(each, dict)]
+    made.figures = _figures(metrics, by_patient=made.by_patient)
+    made.interval, made.positive = str(metrics.get("interval", "")), metrics.get("positive")
+    made.limits = _limits(made, config, card)
+    return made
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The settings of a run, empty where they cannot be read."""
+    try:
+        found = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def copy_plots(run: Path, folder: Path) -> list[Plot]:
+    """The plots of a run, copied into a folder of a report's; `file` begins with that folder's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copied = []
+    for name, words in PLOTS.items():
+        try:
+            data = (run / name).read_bytes()
+            width, height = Image.open(io.BytesIO(data)).size
+        except OSError:  # it is missing, or no picture
+            continue
+        write(folder / name, data)
+        copied.append(Plot(f"{folder.name}/{name}", width, height, words))
+    return copied
+
+
+def _model(card: ModelCard) -> list[tuple[str, str]]:
+    spec, bags = card.model, card.bag_spec
+    what = "each class told from " + str(card.task.normal) if card.task.kind == ONE_VS_NORMAL else card.task.kind
+    found = [("Predicts", f"{what}: {', '.join(card.task.classes)}")]
+    if OVERVIEWS in bags:
+        found.append(("Looks at", f"the whole slide, {spec.overview_px} px wide"))
+    elif FEATURES in bags:
+        found.append(
+            ("Looks at", f"features: {bags[FEATURES]} of each tile, made by {bags.get('encoder') or 'unknown'}")
+        )
+    else:
+        found.append(("Looks at", f"{bags.get('instances')} tiles a slide, {bags.get('size')} px at {_scale(bags)}"))
+        found.append(("Sees them at", f"{spec.train_px} px"))
+    found.append(("Network", " + ".join(filter(None, (spec.arch, spec.backbone, f"{spec.pooling} pooling")))))
+    if card.metadata.columns:
+        found.append(("Metadata", ", ".join(card.metadata.columns)))
+    return found
+
+
+def _scale(bags: Mapping[str, Any]) -> str:
+    """The scale of tiles, of which a spec has one."""
+    if bags.get("downsample") == 1:
+        return "the scan's own scale"
+    for name, words in (
+        ("mpp", "{:g} µm per pixel"), ("magnification", "{:g} ×"), ("downsample", "1/{:g} of the scan's own scale"),
+        ("longest_edge", "a longest edge of {} px"),
+    ):  # fmt: skip
+        if bags.get(name) is not None:
+            return words.format(bags[name])
+    return "unknown scale"
+
+
+def _class(name: str, slides: pd.DataFrame, task: Task, metrics: Mapping[str, Any]) -> ClassRow:
+    if slides.empty:
+        return ClassRow(name, 0, 0, {})
+    has = slides[name] == "1" if task.kind == ANY_OF and name in slides else slides["label"] == name
+    found = _mapping(metrics, "slides", "classes", name, "auc")
+    return ClassRow(name, int(has.sum()), slides["patient_id"][has].nunique(), found)
+
+
+def _fold(found: Mapping[str, Any]) -> Fold:
+    auc, log_loss = (_number(found.get(name)) for name in ("auc", "log_loss"))
+    return Fold(str(found.get("name", "")), found.get("slides", ""), found.get("patients", ""), auc, log_loss)
+
+
+def _figures(metrics: Mapping[str, Any], by_patient: bool) -> list[Figure]:
+    found = []
+    for key, name in NAMES.items():
+        slides, patients = _mapping(metrics, "slides", key), _mapping(metrics, "patients", key)
+        if slides.get("value") is not None or slides.get("note"):
+            found.append(Figure(name, slides, patients, _verdict(key, patients if by_patient else slides)))
+    return found
+
+
+def _verdict(key: str, figure: Mapping[str, Any]) -> str:
+    low, high, constant = (_number(figure.get(name)) for name in ("low", "high", "baseline"))
+    if key in _NO_VERDICT or constant is None or (low is None and high is None):
+        return ""
+    if low is not None and low > constant:
+        return "worse" if key in _LOWER_IS_BETTER else "better"
+    if high is not None and high < constant:
+        return "better" if key in _LOWER_IS_BETTER else "worse"
+    return "open"
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) else None
+
+
+def _limits(made: About, config: Mapping[str, Any], card: ModelCard) -> list[str]:
+    """What the model is not for, and what is not known of it."""
+    names = ", ".join(card.task.classes)
+    answer = "any of these labels, or none" if card.task.kind == ANY_OF else "one of these answers"
+    found = [
+        "It is not a medical device. Nothing here is approved for diagnosis, and no decision about a patient may rest "
+        "on it.",
+        f"It knows {names}, and nothing else. Every slide gets {answer}: those of another organ, stain, species or "
+        "disease too, and nothing warns of them.",
+        _of_scanners(made),
+    ]
+    if made.slides and made.patients < _FEW:
+        found.append(
+            f"It learned from {made.slides} slides of {made.patients} patients, which are few: read the intervals, not "
+            "the figures alone."
+        )
+    few = [f"{each.name} ({each.patients})" for each in made.classes if 0 < each.patients < _FEW_OF_CLASS]
+    if few:
+        found.append(f"Patients of these classes are too few to know how it does on them: {', '.join(few)}.")
+    auc = next((each for each in made.figures if each.name == NAMES["auc"]), None)
+    if auc is not None and auc.verdict != "better":
+        found.insert(
+            1, "Its AUC cannot be told from that of a constant answer: it is not known to have learned anything."
+        )
+    site = config.get("site")
+    found.append(
+        f"Its folds are the values of {site!r}: the figures are for sites it had not seen, of the kind that is here."
+        if site
+        else "Its folds were not split by site: the figures are for patients of the same laboratories, not of others."
+    )
+    found.append(_of_probabilities(made))
+    found.append(
+        "Attention says which tiles were weighed, not that there is disease in them, nor that there is none elsewhere."
+    )
+    if made.skipped:
+        found.append(f"{made.skipped} labelled slides could not be used; the figures say nothing of slides like them.")
+    return found
+
+
+def _of_scanners(made: About) -> str:
+    seen = dict(made.sources)
+    if "Formats" not in seen:
+        return (
+            "From which scanners its slides came the run does not say; on others, and on other stains, it is untested."
+        )
+    scale = f", at {seen['Scales']}" if "Scales" in seen else ""
+    return (
+        f"Its slides were of these formats: {seen['Formats']}{scale}. On other scanners, stains and laboratories it is "
+        "untested; expect worse."
+    )
+
+
+def _of_probabilities(made: About) -> str:
+    shares = ", ".join(f"{each.name} {each.slides / made.slides:.0%}" for each in made.classes) if made.slides else ""
+    error = next((_number(each.slides.get("value")) for each in made.figures if each.name == NAMES["ece"]), None)
+    said = f" Out of fold they were off by {error:.3f} on average (calibration error)." if error is not None else ""
+    return (
+        "Its probabilities hold where classes are as frequent as in its training" + (f" ({shares})" if shares else "")
+        + f"; elsewhere they have to be corrected.{said}"
+    )  # fmt: skip
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return read_text(path, "slide_id", "patient_id")
+    except RunError:
+        return pd.DataFrame(columns=["slide_id", "patient_id", "label"], dtype=str)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _mapping(content: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """What lies at the end of a way through nested mappings, empty where it breaks off."""
+    for key in keys:
+        found = content.get(key)
+        if not isinstance(found, dict):
+            return {}
+        content = found
+    return content
+
+
+def _in_words(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

@@ -163,9 +163,7 @@ def by_patient(slides: Cases) -> Cases:
     Of classes that exclude each other none stands above the others: patients whose slides differ are left out.
     """
     names, first, patient_of = np.unique(slides.patients, return_index=True, return_inverse=True)
-    sums = np.zeros((len(names), slides.probabilities.shape[1]))
-    np.add.at(sums, patient_of, slides.probabilities)
-    means = sums / np.bincount(patient_of)[:, None]
+    means = means_by(slides.probabilities, patient_of)
     if slides.targets.ndim == 2:
         targets = np.full(means.shape, np.nan)
         np.fmax.at(targets, patient_of, slides.targets)
@@ -173,6 +171,14 @@ def by_patient(slides: Cases) -> Cases:
     targets = slides.targets[first]
     differs = np.bincount(patient_of, slides.targets != targets[patient_of]) > 0
     return Cases(means[~differs], targets[~differs], names[~differs], slides.fold_of[first][~differs])
+
+
+def means_by(chances_NK: np.ndarray, patient_of: np.ndarray) -> np.ndarray:
+    """Float64 (P, K): the mean probabilities of each patient's slides, whose patients are int (N,) from 0 to P - 1."""
+    counts = np.bincount(patient_of)
+    sums = np.zeros((len(counts), chances_NK.shape[1]))
+    np.add.at(sums, patient_of, chances_NK)
+    return sums / counts[:, None]
 
 
 def baseline(parts: Sequence[Problem], cases: int) -> dict[str, float]:

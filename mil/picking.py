@@ -62,10 +62,10 @@ def load_picker(run: Path, device: str = "cpu") -> Picker:
         raise RunError(
             f"the run {str(run)!r} has {len(loaded.models)} models and its {FOLDS} {folds} folds; train again"
         )
-    return Picker(loaded, table, _digest(run))
+    return Picker(loaded, table, digest_of(run))
 
 
-def _digest(run: Path) -> str:
+def digest_of(run: Path) -> str:
     """Names a run by the weights of all its folds."""
     digest = hashlib.sha256()
     for folder in fold_folders(run):

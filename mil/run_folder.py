@@ -21,6 +21,7 @@ from mil.labels import target_column
 from mil.recipe import Recipe
 from mil.task import ANY_OF
 from tiling.bag import differing
+from tiling.cells import plain
 from tiling.output import placing, replacing, sweep, write_table
 
 CONFIG, BAGS, FOLDS, SKIPPED, OOF, LOG = "config.yaml", "bags.json", "folds.csv", "skipped.csv", "oof.csv", "log.csv"
@@ -107,7 +108,7 @@ def _folds_table(cohort: Cohort, folds: Folds, metadata: Sequence[str]) -> tuple
 def read_text(path: Path, *columns: str) -> pd.DataFrame:
     """A table of a run, all of it text; raises RunError where it is missing, damaged, or lacks one of these columns."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).map(plain)
     except FileNotFoundError as error:
         raise RunError(f"{str(path.parent)!r} is no run of train.py: it has no {path.name}") from error
     except (OSError, ValueError) as error:

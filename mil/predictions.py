@@ -146,8 +146,10 @@ def _probabilities(task: Task, chances: np.ndarray | None) -> Row:
     return {f"{PROBABILITY}{label}": value for label, value in zip(task.classes, values, strict=True)}
 
 
-def _value(name: str, cell: str) -> Any:
+def _value(name: str, cell: str | None) -> Any:
     kind = column_type(name)
+    if cell is None:
+        raise ValueError("a row has too few cells")
     if kind is str:
         return plain(cell)
     return kind(cell) if cell else None

@@ -37,8 +37,9 @@ def begin(path: Path, columns: Mapping[str, type], origin: Origin, resume: bool)
     rows: list[Row] = []
     if resume and path.exists():
         refuse_other(path, read_origin(path), origin)
-        rows = [row for row in read_rows(path) if row["status"] == OK]
+        rows = read_rows(path)
         _check(path, rows, columns, origin)
+        rows = [row for row in rows if row["status"] == OK]
     sweep(path.parent)
     table = ScoreTable(path, columns, rows)
     table.write()  # before its origin: a table without rows goes with any

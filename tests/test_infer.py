@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import infer
 from mil import merge
 from tests.conftest import Trained
+from tiling.arriving import STILL_WRITTEN
 
 ROOT = Path(__file__).parents[1]
 
@@ -177,7 +179,7 @@ class TestWatch:
 
     def test_the_table_is_that_of_the_full_folder(self, trained: Trained, folder: Path, tmp_path: Path) -> None:
         out, whole = tmp_path / "scores.csv", tmp_path / "whole.csv"
-        filling = threading.Thread(target=self.fill, args=(trained, folder, out))
+        filling = threading.Thread(target=self.fill, args=(trained, folder, out), daemon=True)
         filling.start()
         watching = ["--slides", folder, "--watch", "--settle", "0.5", "--workers", "2"]
         assert infer.main(flags(trained, out, *watching)) == 1
@@ -209,9 +211,7 @@ class TestWatch:
         found = pd.read_csv(out).set_index("slide_id")
         assert found.loc["s01", "status"] == "ok"
         assert said.startswith(f"{(found['status'] == 'ok').sum()} slides scored, ")
-        assert set(found["error"].dropna()) <= {
-            "it was still being written when the watch ended; run the same again with --resume"
-        }
+        assert set(found["error"].dropna()) <= {STILL_WRITTEN}
 
     def test_what_it_goes_not_with(
         self, trained: Trained, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -223,24 +223,9 @@ class TestWatch:
             (["--slides", folder, "--idle", "1"], "--idle must be more than --settle, 30 s"),
         ):
             assert infer.main(flags(trained, tmp_path / "scores.csv", "--watch", *more)) == 2
-            import re
-
             assert re.search(sentence, capsys.readouterr().err)
-        assert (
-            infer.main(
-                flags(
-                    trained,
-                    tmp_path / "s.csv",
-                    "--bags",
-                    trained.bags,
-                    "--shard",
-                    "1/2",
-                    "--patients",
-                    tmp_path / "p.csv",
-                )
-            )
-            == 2
-        )
+        given = ["--bags", trained.bags, "--shard", "1/2", "--patients", tmp_path / "p.csv"]
+        assert infer.main(flags(trained, tmp_path / "s.csv", *given)) == 2
         assert "leave --patients out, and give it to `python -m mil.merge`" in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == [folder]
 

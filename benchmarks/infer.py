@@ -28,24 +28,11 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
-
 from benchmarks.machine import device_name, machine
-from mil.checkpoint import ModelCard, save_model
-from mil.metadata import MetadataCoder
-from mil.model import build_model
-from mil.origin import Origin
-from mil.predict import pick_device
-from mil.predictions import score_columns
-from mil.run_scorer import RunScorer, load_scorer
-from mil.score_all import score_all
-from mil.score_table import begin
-from mil.scoring import Scored, Scoring
-from mil.settings import ModelSpec
-from mil.task import Task
 from tiling.bag import bag_path, write_bag
 from tiling.bags import open_bags
 from tiling.ready import Ready, Stream, Wanted, reader, tiler
@@ -55,7 +42,13 @@ from tiling.synthetic.cohort import SlidePlan, write_slide
 from tiling.tile import tile_slide
 from tiling.todo import Todo
 
-TASK = Task(("0", "1"))
+if TYPE_CHECKING:  # workers begin with what this file imports, and those of infer.py do without torch
+    import torch
+
+    from mil.run_scorer import RunScorer
+    from mil.scoring import Scored
+
+CLASSES = ("0", "1")
 Make = Callable[[Todo], Stream]
 
 
@@ -77,6 +70,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--many", type=int, default=1000, help="small slides for the memory; 0: it is not measured")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to score")
     args = parser.parse_args(argv)
+    import torch
+
+    from mil.predict import pick_device
+
     torch.set_num_threads(args.threads)
     device = pick_device(args.device)
     print(
@@ -92,13 +89,23 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make_run(folder: Path, spec: TileSpec, backbone: str, px: int, folds: int, device: torch.device) -> RunScorer:
+def make_run(folder: Path, spec: TileSpec, backbone: str, px: int, folds: int, device: "torch.device") -> "RunScorer":
     """A run with untrained networks."""
+    import torch
+
+    from mil.checkpoint import ModelCard, save_model
+    from mil.metadata import MetadataCoder
+    from mil.model import build_model
+    from mil.run_scorer import load_scorer
+    from mil.settings import ModelSpec
+    from mil.task import Task
+
     torch.manual_seed(0)
+    task = Task(CLASSES)
     model = ModelSpec(backbone=backbone, train_px=px, pretrained=False)
     for fold in range(folds):
-        card = ModelCard(model, TASK, asdict(spec), MetadataCoder({}, {}), fold, 1)
-        network = build_model(model, TASK, card.bag_spec, card.metadata)
+        card = ModelCard(model, task, asdict(spec), MetadataCoder({}, {}), fold, 1)
+        network = build_model(model, task, card.bag_spec, card.metadata)
         save_model(folder / f"fold_{fold}", network, card)
     (folder / "folds.csv").write_text("slide_id,patient_id,label,fold\na,a,0,0\nb,b,1,1\n")
     named = ", ".join(f'{{"fold": {fold}}}' for fold in range(folds))
@@ -106,7 +113,7 @@ def make_run(folder: Path, spec: TileSpec, backbone: str, px: int, folds: int, d
     return load_scorer([folder], device)
 
 
-def measure_speed(args: argparse.Namespace, folder: Path, device: torch.device) -> None:
+def measure_speed(args: argparse.Namespace, folder: Path, device: "torch.device") -> None:
     """Print how fast slides and bags are made ready, scored, and both."""
     spec = TileSpec(size=args.size, longest_edge=None, downsample=args.downsample, instances=args.instances)
     scorer = make_run(folder / "run", spec, args.backbone, args.train_px, args.folds, device)
@@ -135,9 +142,11 @@ def measure_speed(args: argparse.Namespace, folder: Path, device: torch.device) 
 
 
 def one_round(
-    scorer: RunScorer, slides: list[SlideRef], make: Make, folder: Path, turn: int
+    scorer: "RunScorer", slides: list[SlideRef], make: Make, folder: Path, turn: int
 ) -> tuple[float, float, float]:
     """Slides a minute: made ready, scored from memory, and both; which of them comes first is another each `turn`."""
+    from mil.scoring import Scoring
+
     with closing(make(Todo(slides[:4]))) as found:
         kept = [(slide, ready) for slide, ready in found if isinstance(ready, Ready)]
 
@@ -163,15 +172,23 @@ def rate(count: int, work: Callable[[], None]) -> float:
     return 60 * count / (time.perf_counter() - start)
 
 
-def score(scorer: RunScorer, slides: list[SlideRef], make: Make, folder: Path, also: Callable[[Scored], None]) -> None:
+def score(
+    scorer: "RunScorer", slides: list[SlideRef], make: Make, folder: Path, also: "Callable[[Scored], None]"
+) -> None:
     """Score as infer.py does."""
-    table = begin(folder / "scores.csv", score_columns(TASK), Origin(scorer.digest, TASK, {}), resume=False)
+    from mil.origin import Origin
+    from mil.predictions import score_columns
+    from mil.score_all import score_all
+    from mil.score_table import begin
+
+    origin = Origin(scorer.digest, scorer.task, {})
+    table = begin(folder / "scores.csv", score_columns(scorer.task), origin, resume=False)
     score_all(scorer, None, table, Todo(slides), make, [also], tell=lambda _: None)
     errors = {row["error"] for row in table.rows}
     assert errors == {""}, errors
 
 
-def measure_memory(args: argparse.Namespace, folder: Path, device: torch.device) -> None:
+def measure_memory(args: argparse.Namespace, folder: Path, device: "torch.device") -> None:
     """Print the resident memory of this process and its workers while many small slides are scored."""
     spec = TileSpec(size=64, longest_edge=None, downsample=1, instances=8)
     scorer = make_run(folder / "small", spec, "test_resnet", 64, 2, device)
@@ -191,7 +208,7 @@ class MemoryWatch:
         self.marks, self.count = marks, 0
         self.seen: list[tuple[int, float, float]] = []
 
-    def __call__(self, _: Scored) -> None:
+    def __call__(self, _: "Scored") -> None:
         """Another slide is scored."""
         self.count += 1
         if self.count in self.marks:

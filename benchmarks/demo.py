@@ -101,7 +101,7 @@ def held_out_auc(scores: Path, labels: Path) -> "Estimate":
     """The AUC, over patients, of the slides in a table of scores."""
     from mil.intervals import estimate
     from mil.metrics import auc
-    from mil.predict import read_predictions
+    from mil.predictions import read_predictions
 
     rows, probabilities = read_predictions(scores, ("0", "1"))
     known = pd.read_csv(labels, dtype=str).set_index("slide_id").loc[rows["slide_id"]]

@@ -6,7 +6,7 @@ its last line.
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +20,11 @@ from mil.errors import RunError
 from mil.evaluation import NAMES
 from mil.markup import write
 from mil.predict import METRICS_FILE
-from mil.run_folder import CONFIG, FOLDS, SKIPPED, read_text
+from mil.run_folder import CONFIG, FOLDS, SKIPPED, SOURCES, read_text
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
 from tiling.features import FEATURES
 from tiling.overview import OVERVIEWS
 
-SOURCES = "sources.json"  # in the report of a run: what its bags say of their slides
 PLOTS = {
     "reliability.png": "Reliability: of slides that were given a probability, the share that had the class. On the "
     "dashed line probabilities are what they say; below it they promise too much.",
@@ -83,11 +82,17 @@ class ClassRow(NamedTuple):
 
 @dataclass
 class About:
-    """All that a model card says of a run; lists that are empty are not shown."""
+    """All that a model card says of a run or an ensemble in a folder; lists that are empty are not shown.
 
+    `prior` are the class shares (K,) for which probabilities were corrected, None where that was not done.
+    """
+
+    folder: Path
+    kind: str
     name: str
     task: Task
     model: list[tuple[str, str]]
+    prior: Sequence[float] | None = None
     slides: int = 0
     patients: int = 0
     left_out: int = 0
@@ -111,23 +116,28 @@ class About:
 def about(folder: Path) -> About:
     """What there is to say of the run in a folder; raises RunError where it has no model."""
     card = read_card(folder / "fold_0")
-    slides, metrics, config = _table(folder / FOLDS), _json(folder / METRICS_FILE), read_config(folder)
-    sources = _json(folder / "report" / SOURCES)
-    made = About(folder.resolve().name, card.task, _model(card))
+    config = read_config(folder)
+    made = About(folder, "Run", folder.resolve().name, card.task, _model(card))
     made.settings = [(name, _in_words(value)) for name, value in config.items()]
-    made.sources = [(str(name), str(value)) for name, value in sources.items()]
+    made.sources = [(str(name), str(value)) for name, value in _json(folder / SOURCES).items()]
+    made.skipped = len(table_of(folder / SKIPPED))
+    complete(made, table_of(folder / FOLDS), config)
+    return made
+
+
+def complete(made: About, slides: pd.DataFrame, config: Mapping[str, Any]) -> None:
+    """Add what metrics.json says, and what follows from that, from the labelled slides and from the settings."""
+    metrics, task = _json(made.folder / METRICS_FILE), made.task
     made.slides = len(slides)
     made.patients = slides["patient_id"].nunique() if len(slides) else 0
-    made.skipped = len(_table(folder / SKIPPED))
     left_out = _mapping(metrics, "patients").get("left_out")
     made.left_out = left_out if isinstance(left_out, int) else 0
-    made.classes = [_class(name, slides, card.task, metrics) for name in card.task.classes]
+    made.classes = [_class(name, slides, task, metrics) for name in task.classes]
     folds = metrics.get("folds")
     made.folds = [_fold(each) for each in (folds if isinstance(folds, list) else ()) if isinstance(each, dict)]
     made.figures = _figures(metrics, by_patient=made.by_patient)
     made.interval, made.positive = str(metrics.get("interval", "")), metrics.get("positive")
-    made.limits = _limits(made, config, card)
-    return made
+    made.limits = _limits(made, config)
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -139,13 +149,13 @@ def read_config(run: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def copy_plots(run: Path, folder: Path) -> list[Plot]:
-    """The plots of a run, copied into a folder of a report's; `file` begins with that folder's name."""
+def copy_plots(said: About, folder: Path) -> list[Plot]:
+    """The plots of a run or an ensemble, copied into a folder of a report's; `file` begins with that folder's name."""
     folder.mkdir(parents=True, exist_ok=True)
     copied = []
     for name, words in PLOTS.items():
         try:
-            data = (run / name).read_bytes()
+            data = (said.folder / name).read_bytes()
             width, height = Image.open(io.BytesIO(data)).size
         except OSError:  # it is missing, or no picture
             continue
@@ -189,7 +199,7 @@ def _scale(bags: Mapping[str, Any]) -> str:
 def _class(name: str, slides: pd.DataFrame, task: Task, metrics: Mapping[str, Any]) -> ClassRow:
     if slides.empty:
         return ClassRow(name, 0, 0, {})
-    has = slides[name] == "1" if task.kind == ANY_OF and name in slides else slides["label"] == name
+    has = slides["label"].map(lambda cell: name in (cell.split(";") if task.kind == ANY_OF else [cell]))
     found = _mapping(metrics, "slides", "classes", name, "auc")
     return ClassRow(name, int(has.sum()), slides["patient_id"][has].nunique(), found)
 
@@ -223,10 +233,10 @@ def _number(value: Any) -> float | None:
     return value if isinstance(value, (int, float)) else None
 
 
-def _limits(made: About, config: Mapping[str, Any], card: ModelCard) -> list[str]:
+def _limits(made: About, config: Mapping[str, Any]) -> list[str]:
     """What the model is not for, and what is not known of it."""
-    names = ", ".join(card.task.classes)
-    answer = "any of these labels, or none" if card.task.kind == ANY_OF else "one of these answers"
+    names = ", ".join(made.task.classes)
+    answer = "any of these labels, or none" if made.task.kind == ANY_OF else "one of these answers"
     found = [
         "It is not a medical device. Nothing here is approved for diagnosis, and no decision about a patient may rest "
         "on it.",
@@ -276,16 +286,21 @@ def _of_scanners(made: About) -> str:
 
 
 def _of_probabilities(made: About) -> str:
-    shares = ", ".join(f"{each.name} {each.slides / made.slides:.0%}" for each in made.classes) if made.slides else ""
+    prior = [each.slides / made.slides for each in made.classes] if made.slides else ()
+    shares = ", ".join(
+        f"{name} {share:.0%}" for name, share in zip(made.task.classes, made.prior or prior, strict=False)
+    )
+    where = "they were corrected for" if made.prior else "in its training"
     error = next((_number(each.slides.get("value")) for each in made.figures if each.name == NAMES["ece"]), None)
     said = f" Out of fold they were off by {error:.3f} on average (calibration error)." if error is not None else ""
     return (
-        "Its probabilities hold where classes are as frequent as in its training" + (f" ({shares})" if shares else "")
+        f"Its probabilities hold where classes are as frequent as {where}" + (f" ({shares})" if shares else "")
         + f"; elsewhere they have to be corrected.{said}"
     )  # fmt: skip
 
 
-def _table(path: Path) -> pd.DataFrame:
+def table_of(path: Path) -> pd.DataFrame:
+    """A table of slides and patients, without rows where it cannot be read."""
     try:
         return read_text(path, "slide_id", "patient_id")
     except RunError:

@@ -80,6 +80,7 @@ class Augment:
     """
 
     def __init__(self, spec: AugmentSpec) -> None:
+        self.spec = spec
         self.shuffle = spec.augment and spec.shuffle_instances
         self.drop = spec.drop_instances if spec.augment else 0.0
         self.per_bag = spec.per == "bag"

@@ -12,7 +12,8 @@ from mil.evaluation import Evaluation, evaluate
 from mil.labels import natural, of_run
 from mil.log import EpochLog, read_log
 from mil.plots import draw_evaluation, draw_learning_curves
-from mil.predict import METRICS_FILE, prediction_row, write_predictions
+from mil.predict import METRICS_FILE
+from mil.predictions import prediction_row, write_predictions
 from mil.run_folder import FOLDS, LOG, OOF, SKIPPED, read_text
 from tiling.output import replacing, write_table
 

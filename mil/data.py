@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tiling.bag import NO_TILES, Bag, BagRef, read_bag, small_serves
 from tiling.features import read_features
-from tiling.overview import squared
+from tiling.pixels import square_1CHW, tiles_NCHW
 
 JPEG = "jpeg"
 
@@ -100,7 +100,7 @@ class OverviewReader:
 
 def square_tensor(overview_rgb: np.ndarray, px: int) -> Tensor:
     """Uint8 (1, 3, px, px): an overview RGB uint8 (H, W, 3) as ChipNet sees it (see tiling.overview)."""
-    return torch.from_numpy(squared(overview_rgb, px).transpose(2, 0, 1)[None].copy())
+    return torch.from_numpy(square_1CHW(overview_rgb, px))
 
 
 def read_feature_tensor(bag: BagRef | Path) -> Tensor:
@@ -145,7 +145,4 @@ class BagDataset:
 
 def bag_tensor(bag: Bag, px: int) -> Tensor:
     """The tiles of a bag, best first, as uint8 (N, 3, px, px); raises BagError where one cannot be decoded."""
-    tiles = np.empty((len(bag), 3, px, px), np.uint8)
-    for index, tile in enumerate(tiles):
-        tile[...] = bag.tile(index, px).transpose(2, 0, 1)
-    return torch.from_numpy(tiles)
+    return torch.from_numpy(tiles_NCHW(bag, px))

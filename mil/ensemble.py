@@ -67,7 +67,10 @@ def _work(args: Namespace) -> int:
         print(
             f"the folds of the runs differ: what is fitted is judged on {folds} new ones, by patient", file=sys.stderr
         )
-    print("\n".join([*comparison.lines(), *in_words(found, mixture)]))
+    said = mixture.in_words(found.labels.task, [short(source.name) for source in found.sources])
+    print("\n".join([*comparison.lines(), *(f"{what}: {words}" for what, words in said)]))
+    if mixture.prior is not None:
+        print("the figures above are those of the slides as they are, not of that prior")
     print(f"the ensemble, its out-of-fold predictions, metrics and plots are in {shown(out)}")
     return cli.OK
 
@@ -78,7 +81,8 @@ def save(out: Path, found: "OutOfFold", ways: "Ways", mixture: Mixture, rule: Pa
     from mil.ensemble_folder import save_ensemble
     from mil.evaluation import evaluate
     from mil.plots import draw_evaluation, draw_reliability
-    from mil.predict import METRICS_FILE, write_predictions
+    from mil.predict import METRICS_FILE
+    from mil.predictions import write_predictions
     from mil.run_folder import OOF
 
     labels, folds = found.labels, found.folds
@@ -99,30 +103,9 @@ def save(out: Path, found: "OutOfFold", ways: "Ways", mixture: Mixture, rule: Pa
     save_ensemble(out, labels.task, names, runs, mixture, list(map(float, prior)))
 
 
-def in_words(found: "OutOfFold", mixture: Mixture) -> list[str]:
-    """What was fitted to all slides, and is saved."""
-    classes, lines = found.labels.task.classes, []
-    if mixture.weights is not None and len(mixture.weights) > 1:
-        names = [short(source.name) for source in found.sources]
-        lines.append(f"mean of {mixture.average}: {_listed(names, mixture.weights)}")
-    if mixture.calibration is not None:
-        if any(mixture.calibration.shifts):
-            lines.append(f"slopes: {_listed(classes, mixture.calibration.slopes)}")
-            lines.append(f"shifts: {_listed(classes, mixture.calibration.shifts)}")
-        else:
-            temperatures = ", ".join(f"{each:.3f}" for each in mixture.calibration.temperatures)
-            lines.append(f"temperature: {temperatures}")
-    if mixture.prior is not None:
-        lines.append(
-            f"prior: from {_listed(classes, mixture.prior.before)} to {_listed(classes, mixture.prior.after)}; the "
-            "figures above are those of the slides as they are"
-        )
-    return lines
-
-
 def _rows(found: "OutOfFold", probabilities: "np.ndarray") -> Iterable[dict[str, object]]:
     """The rows of oof.csv: the ensemble's cross-fitted predictions."""
-    from mil.predict import prediction_row
+    from mil.predictions import prediction_row
 
     names, task = found.folds.name_of(), found.labels.task
     slides = found.labels.table.to_dict("records")
@@ -130,10 +113,6 @@ def _rows(found: "OutOfFold", probabilities: "np.ndarray") -> Iterable[dict[str,
         yield prediction_row(
             slide["slide_id"], slide["patient_id"], task, int(tiles), chances, label=slide["label"], fold=fold
         )
-
-
-def _listed(names: Iterable[str], numbers: Iterable[float]) -> str:
-    return ", ".join(f"{name} {number:.3f}" for name, number in zip(names, numbers, strict=True))
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:

@@ -18,7 +18,7 @@ from mil.calibration import as_floats
 from mil.errors import RunError, cause
 from mil.mixture import Mixture
 from mil.predict import METRICS_FILE, fold_folders
-from mil.run_folder import BAGS, CONFIG, FOLDS, OOF
+from mil.run_folder import BAGS, CONFIG, FOLDS, OOF, SOURCES
 from mil.task import Task
 from tiling.bag import software
 from tiling.output import make_writable, replacing
@@ -141,6 +141,7 @@ def _sha256(path: Path) -> str:
 def _take(run: Path, into: Path) -> None:
     """Link or copy what is needed of a run; what says that it is finished comes last."""
     files = [fold.relative_to(run) / name for fold in fold_folders(run) for name in (WEIGHTS, CARD)]
+    files += [Path(SOURCES)] if (run / SOURCES).exists() else []
     files += [Path(name) for name in _OF_RUN]
     for file in files:
         (into / file).parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,10 @@ class LabelsError(MilError, ValueError):
     """A labels table that cannot be trained on."""
 
 
+class TableError(MilError, ValueError):
+    """A table of predictions that cannot be read, or goes with nothing that is asked of it."""
+
+
 class ModelError(MilError, ValueError):
     """A network that cannot be built or loaded as asked."""
 

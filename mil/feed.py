@@ -36,7 +36,7 @@ def feed(
     where a file of the cache is gone.
     """
     threads = _threads(threads)
-    make = partial(_load, dataset, device, _stream(device))
+    make = partial(_load, dataset, device, stream_to(device))
     if not threads:
         for places in plan:
             yield _arrived(make(places, map), device)
@@ -98,7 +98,7 @@ def _load(
 
 
 @cache
-def _stream(device: torch.device) -> torch.cuda.Stream | None:
+def stream_to(device: torch.device) -> torch.cuda.Stream | None:
     """The stream on which batches go to a GPU: one for good, for PyTorch keeps memory for each that ever was.
 
     None for a CPU. Not to be asked for first by several threads at once, each of which would get one.

@@ -11,6 +11,7 @@ import pandas as pd
 from mil.errors import LabelsError, cause
 from mil.settings import TableSpec
 from mil.task import ANY_OF, ONE_OF, ONE_VS_NORMAL, Task, joined
+from tiling.cells import plain
 
 FOLD = "fold"
 
@@ -128,7 +129,7 @@ def read_table(
         raise LabelsError(f"the {what} {str(path)!r} has the column {twice[0]!r} twice; rename one")
     table = table.iloc[1:].reset_index(drop=True).set_axis(header, axis=1)
     # A blank too many would make another patient, on the other side of a split.
-    table = table.apply(lambda column: column.str.strip())
+    table = table.apply(lambda column: column.str.strip().map(plain))
     missing = [column for column in needed if column not in table]
     if missing:
         raise LabelsError(

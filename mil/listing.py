@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mil.predict import OK
+from mil.predictions import OK
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task, joined
 
 FEW_CLASSES = 6  # with more, the table needs a window of its own

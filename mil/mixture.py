@@ -1,5 +1,6 @@
 """How the probabilities of several runs become those of an ensemble: mean, blend or stack, calibrated, for a prior."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -72,6 +73,27 @@ class Mixture:
             found = self.calibration(task, found)
         return found if self.prior is None else self.prior(task, found)
 
+    def in_words(self, task: Task, names: Sequence[str]) -> list[tuple[str, str]]:
+        """What is done to the probabilities of the runs with these names, step by step: what, and with which numbers.
+
+        Nothing is said of a single run's weight.
+        """
+        steps = []
+        if self.stack is not None:
+            steps.append(("stack", f"a logistic regression on what {', '.join(names)} say"))
+        elif self.weights is not None and len(self.weights) > 1:
+            steps.append((f"mean of {self.average}", _listed(names, self.weights)))
+        if self.calibration is not None:
+            if any(self.calibration.shifts):
+                steps.append(("slopes", _listed(task.classes, self.calibration.slopes)))
+                steps.append(("shifts", _listed(task.classes, self.calibration.shifts)))
+            else:
+                steps.append(("temperature", ", ".join(f"{each:.3f}" for each in self.calibration.temperatures)))
+        if self.prior is not None:
+            before, after = (_listed(task.classes, shares) for shares in self.prior)
+            steps.append(("prior", f"from {before} to {after}"))
+        return steps
+
     def as_json(self) -> dict[str, Any]:
         """Plain values, of which `from_json` makes it again."""
         parts = {"stack": self.stack, "calibration": self.calibration, "prior": self.prior}
@@ -109,6 +131,10 @@ def _weights(values: Any, runs: int) -> tuple[float, ...]:
     if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
         raise ValueError(f"its weights {weights} are none")
     return weights
+
+
+def _listed(names: Iterable[str], numbers: Iterable[float]) -> str:
+    return ", ".join(f"{name} {number:.3f}" for name, number in zip(names, numbers, strict=True))
 
 
 def mean_of(runs: int, of: Average = "probabilities") -> Mixture:

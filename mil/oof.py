@@ -11,7 +11,8 @@ import pandas as pd
 from mil.checkpoint import read_card
 from mil.errors import LabelsError, RunError, cause
 from mil.labels import Labels, natural, of_run, read_table
-from mil.predict import OK, fold_folders
+from mil.predict import fold_folders
+from mil.predictions import OK
 from mil.run_folder import FOLDS, OOF, read_config, read_text
 from mil.task import ANY_OF, Task
 

@@ -1,49 +1,55 @@
 """The report of scores: a page for each slide, a table of them all, and the model card; opened from disk by a browser.
 
 - index.html: the table; written last, so that all it links to is there
-- model.html, model/: the model card and its plots
+- model.html, model/: the model card and its plots; written first
 - slides/NAME.html, slides/NAME/: a slide's page and its pictures; NAME is `mil.markup.file_name` of its slide_id
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from mil.about import about, copy_plots
+from mil.about import About, copy_plots
+from mil.about_ensemble import about_all
 from mil.errors import cause
 from mil.listing import FEW_CLASSES, columns, counts, ordered
-from mil.markup import file_name, open_folder, write_page
+from mil.markup import file_name, open_folder, write, write_page
 from mil.portrait import portray, read_record, save_record
-from mil.predict import OK, Prediction
+from mil.predict import Prediction
+from mil.predictions import OK
 from mil.task import Task
 from tiling.bag import Bag
 from tiling.errors import InputError
 from tiling.features import FeatureBag
 
-SLIDES = "slides"
+SLIDES, NAMES = "slides", "model/names.json"
 
 
 class Pages:
     """A report in the making: slides are added one at a time, `close` writes the pages.
 
-    Of a slide nothing stays in memory but its row. What was added in an earlier life of the folder counts as long as
-    the slide's row is the same: so a scoring that goes on where it stopped has all its pages.
+    Of a slide nothing stays in memory but its row. What was added in an earlier life of the folder, or by a process
+    beside this one, counts as long as the slide's row is the same: so a scoring that goes on where it stopped, or that
+    is shared out, has all its pages. Of the processes that share one only the last closes, with all rows.
     """
 
-    def __init__(self, folder: Path, task: Task, runs: Sequence[Path]) -> None:
-        """Begin a report in `folder` on scores for `task`; the model card describes the runs in these folders.
+    def __init__(self, folder: Path, task: Task, paths: Sequence[Path]) -> None:
+        """Begin a report in `folder` on scores for `task`, with the model card of the runs or the ensemble there.
 
         Raises InputError where nothing can be written, or the folder holds another page; RunError where a run has no
         model.
         """
-        self.said = [about(run) for run in runs]
+        said = [each for path in paths for each in about_all(path)]
         open_folder(folder)
-        self.folder, self.task, self.runs = folder, task, runs
+        self.folder, self.task = folder, task
         self.rows: dict[str, dict[str, Any]] = {}
+        with _writing(folder):
+            _write_model(folder, [path.resolve().name for path in paths], said)
 
     def add(
         self, slide_id: str, row: Mapping[str, Any], bag: Bag | FeatureBag | Exception | None = None,
@@ -58,28 +64,50 @@ class Pages:
         return add_slide(self.folder, row, bag, prediction, metadata)
 
     def close(self, rows: Iterable[Mapping[str, Any]] | None = None) -> None:
-        """Write all pages, the index last, of these rows, or of the slides that were added; can be called again.
+        """Write the pages of slides and the index of these rows, or of the slides added; see `close_pages`."""
+        close_pages(self.folder, self.task, [*self.rows.values()] if rows is None else rows)
 
-        Raises InputError where they cannot be written.
-        """
-        try:
-            self._write(rows)
-        except OSError as error:
-            raise InputError(
-                f"cannot write the report in {str(self.folder)!r} ({error.strerror}); make room and run it again"
-            ) from error
 
-    def _write(self, rows: Iterable[Mapping[str, Any]] | None) -> None:
-        rows = [*self.rows.values()] if rows is None else [*map(dict, rows)]
-        for place, (run, each) in enumerate(zip(self.runs, self.said, strict=True)):
-            each.plots = copy_plots(run, self.folder / "model" / str(place))
-        entries = write_slides(self.folder, self.task, rows)
-        write_page(self.folder / "model.html", "model.html", runs=self.said, here="model/")
-        names = " and ".join(each.name for each in self.said)
+def close_pages(folder: Path, task: Task, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the pages of slides into a report that has been begun, the index last; can be done again.
+
+    Raises InputError where they cannot be written, or the report was not begun.
+    """
+    names = " and ".join(model_names(folder))
+    with _writing(folder):
+        entries = write_slides(folder, task, map(dict, rows))
         write_page(
-            self.folder / "index.html", "index.html", title=f"Slides scored by {names}" if names else "Slides scored",
-            **index_values(self.task, entries),
+            folder / "index.html", "index.html", title=f"Slides scored by {names}" if names else "Slides scored",
+            **index_values(task, entries),
         )  # fmt: skip
+
+
+def model_names(folder: Path) -> list[str]:
+    """What scored the slides of a report; raises InputError for a folder in which none was begun."""
+    try:
+        return [str(name) for name in json.loads((folder / NAMES).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"no report was begun in {str(folder)!r}; give the folder that infer.py --report had"
+        ) from error
+
+
+def _write_model(folder: Path, names: Sequence[str], said: Sequence[About]) -> None:
+    for place, each in enumerate(said):
+        each.plots = copy_plots(each, folder / "model" / str(place))
+    write_page(folder / "model.html", "model.html", runs=said, here="model/")
+    (folder / NAMES).parent.mkdir(exist_ok=True)
+    write(folder / NAMES, json.dumps(list(names)) + "\n")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write the report in {str(folder)!r} ({error.strerror}); make room and run it again"
+        ) from error
 
 
 class Entry(NamedTuple):
@@ -100,8 +128,8 @@ def add_slide(
     try:
         if metadata is not None:
             said["metadata"] = [[str(name), str(value)] for name, value in metadata.iloc[0].items()]
-        if (members := getattr(prediction, "members_EK", None)) is not None:
-            said["members"] = members.tolist()
+        if prediction is not None and prediction.members_EK is not None:
+            said["members"] = prediction.members_EK.tolist()
         save_record(own, said | _shown(own, bag, prediction))
     except Exception as error:  # noqa: BLE001  # the slide has a page all the same, and the others go on
         with suppress(OSError):

@@ -1,17 +1,18 @@
-"""Scores of patients from those of their slides."""
+"""Scores of patients from those of their slides, and their table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 from mil.errors import SettingsError
+from mil.predictions import FAILED, OK, PROBABILITY, Row, column_type, write_rows
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
 from tiling.settings import check, setting
-
-_OK, _FAILED = "ok", "failed"
-NO_SLIDE = "none of the patient's slides has a score"
 
 
 @dataclass(frozen=True)
@@ -30,41 +31,30 @@ class PatientRule:
 
 
 MEAN = PatientRule()
+NO_PATIENTS = "--patient-rule and --tile-weights are for the table of --patients; give that too"
 
 
-def patient_table(table: pd.DataFrame, task: Task, rule: PatientRule) -> pd.DataFrame:
-    """A row for each patient of a predictions table of slides, in the order in which patients come.
+def write_patients(path: Path, rows: Sequence[Row], task: Task, rule: PatientRule = MEAN) -> None:
+    """Write the table of patients of the rows of a table of scores, as CSV or Parquet by its name."""
+    columns = {name: column_type(name) for name in _row("", [], task, rule)}
+    write_rows(path, columns, patient_rows(rows, task, rule))
 
-    Its columns: `patient_id, status, slides, tiles`, `prob_<class>` of `patient_scores`, `predicted`, `uncertainty` and
-    `model` where the table has them, and `error`. Slides that failed are left out, and not among `slides`; a patient
-    without another has their mean, which is the class prior, and failed. The uncertainty is the mean of the slides'.
+
+def patient_rows(rows: Sequence[Row], task: Task, rule: PatientRule = MEAN) -> list[Row]:
+    """A row for each patient, sorted, from the rows of a table of scores: `patient_scores` of the slides with a score.
+
+    Its columns are `patient_id, status, slides, tiles, prob_<class>…, predicted, model, error`. `slides` and `tiles`
+    count those that have a score. A patient without any is failed and keeps the prior, which their slides' rows have;
+    `error` names a slide that has none. There is no uncertainty: that of a patient does not follow from the slides'.
     """
-    columns = [f"prob_{name}" for name in task.classes]
-    rows = []
-    for patient, slides in table.groupby("patient_id", sort=False):
-        there = slides[slides["status"] == _OK]
-        failed = there.empty
-        used = slides if failed else there
-        chances = used[columns].to_numpy(np.float64)
-        if failed:
-            scores = chances.mean(axis=0)
-        else:
-            of_one = np.zeros(len(used), int)
-            scores = patient_scores(task, chances, of_one, rule, used["tiles"].to_numpy(np.float64))[0]
-        rows.append(
-            {
-                "patient_id": patient,
-                "status": _FAILED if failed else _OK,
-                "slides": len(there),
-                "tiles": int(there["tiles"].sum()),
-                **dict(zip(columns, scores, strict=True)),
-                "predicted": "" if failed else task.predicted(scores),
-                **({"uncertainty": there["uncertainty"].astype(float).mean()} if "uncertainty" in table else {}),
-                **({"model": used["model"].iloc[0]} if "model" in table else {}),
-                "error": NO_SLIDE if failed else "",
-            }
-        )
-    return pd.DataFrame(rows)
+    in_order = sorted(rows, key=itemgetter("patient_id", "slide_id"))
+    return [_row(patient, list(of), task, rule) for patient, of in groupby(in_order, itemgetter("patient_id"))]
+
+
+def refuse_rule(rule: PatientRule, task: Task) -> None:
+    """Raise SettingsError where the rule has no meaning for the task; see `patient_scores`."""
+    if rule.patient_rule != "mean":
+        _normal(task, rule)
 
 
 def patient_scores(
@@ -104,6 +94,35 @@ def patient_scores(
     found_PK = any_PK / np.where(total_P1 > 0, total_P1, 1) * (1 - normal_P)[:, None]
     found_PK[:, normal] = normal_P
     return found_PK
+
+
+def _row(patient: str, rows: Sequence[Row], task: Task, rule: PatientRule) -> Row:
+    scored, failed = ([row for row in rows if row["status"] == status] for status in (OK, FAILED))
+    names = [f"{PROBABILITY}{label}" for label in task.classes]
+    taken = scored or failed[:1]  # all failed ones have the same
+    chances_NK = np.array([[row[name] for name in names] for row in taken], np.float64).reshape(-1, len(names))
+    tiles_N = np.array([row["tiles"] for row in scored], np.float64)
+    if scored:
+        chances = patient_scores(task, chances_NK, np.zeros(len(scored), int), rule, tiles_N)[0]
+    else:
+        chances = chances_NK.sum(axis=0)
+    return {
+        "patient_id": patient,
+        "status": OK if scored else FAILED,
+        "slides": len(scored),
+        "tiles": int(tiles_N.sum()),
+        **dict(zip(names, map(float, chances), strict=True)),
+        "predicted": task.predicted(chances) if scored else "",
+        "model": taken[0]["model"] if taken else "",
+        "error": _why(failed, len(rows)),
+    }
+
+
+def _why(failed: Sequence[Row], slides: int) -> str:
+    if not failed:
+        return ""
+    first = failed[0]
+    return f"{len(failed)} of {slides} slides have no score, the first is {first['slide_id']!r}: {first['error']}"
 
 
 def _sums(values_NK: np.ndarray, patient_of: np.ndarray, patients: int) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Scores: a trained run on bags, its folds averaged, and the table of predictions."""
+"""Scores: a trained run on bags, its folds averaged."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +15,10 @@ from mil.data import Batch, bag_tensor, square_tensor
 from mil.errors import RunError, SettingsError
 from mil.losses import probabilities
 from mil.network import MILOutput, Network
-from mil.task import Task
 from tiling.bag import Bag
 from tiling.features import FEATURES, FeatureBag
-from tiling.output import write_table
 from tiling.overview import OVERVIEWS
 
-OK, FAILED = "ok", "failed"
 METRICS_FILE = "metrics.json"  # written last: a run that has it is finished
 
 
@@ -112,10 +109,13 @@ def fold_folders(folder: Path) -> list[Path]:
 
 
 @torch.inference_mode()
-def predict_bag(run: Run, bag: Bag | FeatureBag, metadata: pd.DataFrame | None = None) -> Prediction:
+def predict_bag(
+    run: Run, bag: Bag | FeatureBag, metadata: pd.DataFrame | None = None, instances_M: Tensor | None = None
+) -> Prediction:
     """The mean over the folds of a run of the probabilities and the attention for one bag.
 
-    Of a run that looks at overviews, no tile of the bag is asked for.
+    Of a run that looks at overviews, no tile of the bag is asked for. `instances_M` are the bag's instances where they
+    are on the run's device already, as `mil.data` reads them; the bag is not asked for any then.
     `metadata` is a table of one row of text with the columns the run was trained with; None: all of it is unknown.
     """
     outputs = outputs_of(run, instances_of(run, bag), metadata)
@@ -186,38 +186,3 @@ def predict_batches(model: Network, batches: Iterable[Batch]) -> tuple[Tensor, T
         places.append(batch.index_B)
     model.train(was_training)
     return torch.cat(rows), torch.cat(places)
-
-
-def prediction_row(
-    slide_id: str, patient_id: str, task: Task, tiles: int = 0,
-    chances: np.ndarray | None = None, error: str = "", **more: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """A row of a predictions table; without probabilities (`chances`) it is that of a failed slide."""
-    failed = chances is None
-    values = [None] * len(task.classes) if chances is None else [float(chance) for chance in chances]
-    return {
-        "slide_id": slide_id,
-        "patient_id": patient_id,
-        **more,
-        "tiles": tiles,
-        **{f"prob_{label}": value for label, value in zip(task.classes, values, strict=True)},
-        "predicted": "" if chances is None else task.predicted(chances),
-        "status": FAILED if failed else OK,
-        "error": error,
-    }
-
-
-def write_predictions(path: Path, rows: Sequence[dict[str, Any]] | pd.DataFrame) -> None:
-    """Write a predictions table as CSV, whole or not at all; probabilities keep all their digits."""
-    table = pd.DataFrame(rows)
-    cells = table.astype(object).where(table.notna(), "")
-    write_table(path, list(map(str, table.columns)), cells.itertuples(index=False))
-
-
-def read_predictions(path: Path, classes: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    """The rows of a predictions table that have a score, and their probabilities float64 (rows, K)."""
-    table = pd.read_csv(
-        path, dtype={"slide_id": str, "patient_id": str, "predicted": str, "label": str}, float_precision="round_trip"
-    )
-    table = table[table["status"] == OK].reset_index(drop=True)
-    return table, table[[f"prob_{label}" for label in classes]].to_numpy(np.float64)

@@ -23,7 +23,8 @@ from mil.log import EpochLog, kept
 from mil.loop import CHECKPOINT, train_fold
 from mil.metrics import METRICS
 from mil.optim import half_precision
-from mil.predict import pick_device, prediction_row, write_predictions
+from mil.predict import pick_device
+from mil.predictions import prediction_row, write_predictions
 from mil.processes import Processes
 from mil.readers import make_reader
 from mil.recipe import Recipe

@@ -21,9 +21,12 @@ from mil.labels import target_column
 from mil.recipe import Recipe
 from mil.task import ANY_OF
 from tiling.bag import differing
+from tiling.cells import plain
 from tiling.output import placing, replacing, sweep, write_table
 
 CONFIG, BAGS, FOLDS, SKIPPED, OOF, LOG = "config.yaml", "bags.json", "folds.csv", "skipped.csv", "oof.csv", "log.csv"
+REPORT = "report"
+SOURCES = f"{REPORT}/sources.json"  # what the bags say of their slides
 # What may differ between the jobs of one run: where things are, and who reads and watches.
 FREE = ("bags", "labels", "device", "cache", "loader_workers", "checkpoint_minutes", "tracker")
 
@@ -116,7 +119,7 @@ def read_config(run: Path) -> dict[str, Any]:
 def read_text(path: Path, *columns: str) -> pd.DataFrame:
     """A table of a run, all of it text; raises RunError where it is missing, damaged, or lacks one of these columns."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).map(plain)
     except FileNotFoundError as error:
         raise RunError(f"{str(path.parent)!r} is no run of train.py: it has no {path.name}") from error
     except (OSError, ValueError) as error:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mil.about import SOURCES, about, copy_plots, read_config
+from mil.about import about, copy_plots, read_config
 from mil.checkpoint import ModelCard, load_model, read_card
 from mil.errors import MilError
 from mil.labels import natural
@@ -23,15 +23,16 @@ from mil.listing import chances_of
 from mil.markup import file_name, open_folder, write, write_page
 from mil.pages import SLIDES, Entry, add_slide, index_values, write_slides
 from mil.portrait import read_record
-from mil.predict import FAILED, Prediction, Run, pick_device, predict_bag
-from mil.run_folder import FOLDS, OOF, read_text
+from mil.predict import Prediction, Run, pick_device, predict_bag
+from mil.predictions import FAILED
+from mil.run_folder import FOLDS, OOF, REPORT, SOURCES, read_text
 from mil.task import ANY_OF, Task
 from tiling.bag import Bag, read_bag, read_header
 from tiling.bags import Bags, open_bags
 from tiling.errors import TilingError
 from tiling.features import FEATURES
 
-REPORT, TABLE = "report", "slides.html"
+TABLE = "slides.html"
 WORST, TILES = 12, 4  # errors that are shown, and the tiles of each on the first page
 
 
@@ -56,12 +57,12 @@ def write_report(run: Path) -> Path:
     worst = worst_errors(card.task, rows)
     if FEATURES not in card.bag_spec and (bags := _bags(config)) is not None:
         sources = _sources(bags, [row["slide_id"] for row in rows])
-        write(folder / SOURCES, json.dumps(sources, indent=1) + "\n")
+        write(run / SOURCES, json.dumps(sources, indent=1) + "\n")
         for error in worst:
             _add(run, folder, error.row, bags, config)
     entries = {entry.row["slide_id"]: entry for entry in write_slides(folder, card.task, rows, TABLE, every=False)}
     said = about(run)
-    said.plots = copy_plots(run, folder / "plots")
+    said.plots = copy_plots(said, folder / "plots")
     write_page(folder / TABLE, "slides.html", name=said.name, **index_values(card.task, [*entries.values()]))
     shown = [_shown(folder, error, entries[error.row["slide_id"]]) for error in worst]
     write_page(folder / "index.html", "run.html", run=said, errors=shown, table=TABLE, here="")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from mil.blend import Average
 from mil.calibration import shares
@@ -57,9 +58,9 @@ class Scorer:
         return self.runs[0].device
 
     @property
-    def px(self) -> int:
-        """Largest side at which a run is given tiles or overviews, in pixels."""
-        return max(run.px for run in self.runs)
+    def sides(self) -> tuple[int, ...]:
+        """The sides at which its runs are given tiles or overviews, in pixels, each once."""
+        return tuple(sorted({run.px for run in self.runs}))
 
     @property
     def takes_features(self) -> bool:
@@ -72,8 +73,14 @@ class Scorer:
         return self.runs[0].takes_overviews
 
     @torch.inference_mode()
-    def predict(self, bag: Bag | FeatureBag, metadata: pd.DataFrame | None = None) -> Prediction:
+    def predict(
+        self, bag: Bag | FeatureBag, metadata: pd.DataFrame | None = None,
+        instances: Mapping[int, Tensor] | None = None,
+    ) -> Prediction:  # fmt: skip
         """The score of a bag; `metadata` is a table of one row of text with the columns of the card, None: unknown.
+
+        `instances` are the bag's by each of the `sides`, where they have been made already (see `tiling.ready`); the
+        bag is not asked for any then.
 
         The members are the models of all runs, a run's one behind the other, on its first view, its second, and so on.
         Each run says their mean, of probabilities or of logits, and the mixture makes one of the runs. Attention and
@@ -81,9 +88,11 @@ class Scorer:
         """
         task, slide_id = self.task, bag.header.slide_id
         members, of_runs, as_it_is = [], [], []
+        if instances is None:
+            instances = {run.px: instances_of(run, bag) for run in self.runs}
         for run, views in zip(self.runs, self.views, strict=True):
             logits = []
-            for place, view in enumerate(views(instances_of(run, bag).to(run.device), slide_id)):
+            for place, view in enumerate(views(instances[run.px].to(run.device), slide_id)):
                 outputs = outputs_of(run, view, metadata)
                 logits += [output.logits_BK[0] for output in outputs]
                 as_it_is += outputs if place == 0 else []
@@ -142,7 +151,7 @@ def load_scorer(
         prior_K, models = np.array(ensemble.prior), [each or {} for each in ensemble.digests]
     else:
         raise RunError(f"the ensemble {str(ensembles[0])!r} is of another task than its runs; make it again")
-    return Scorer(runs, views, mixture, card, _digest(models, mixture, rounds), prior_K)
+    return Scorer(runs, views, mixture, card, _digest(models, mixture, views), prior_K)
 
 
 def _card(folders: Sequence[Path], runs: Sequence[Run]) -> ModelCard:
@@ -177,7 +186,8 @@ def _prior(folder: Path, task: Task) -> np.ndarray:
         raise RunError(f"{FOLDS} of the run {str(folder)!r} does not fit its models ({cause(error)})") from error
 
 
-def _digest(models: Sequence[Mapping[str, str]], mixture: Mixture, rounds: Rounds) -> str:
+def _digest(models: Sequence[Mapping[str, str]], mixture: Mixture, views: Sequence[Views]) -> str:
     """Names models, by the digests of their files, mixture and views."""
-    content = json.dumps([[sorted(files.items()) for files in models], mixture.as_json(), rounds])
+    parts = [[sorted(files.items()) for files in models], mixture.as_json(), [each.as_json() for each in views]]
+    content = json.dumps(parts)
     return hashlib.sha256(content.encode()).hexdigest()[:_DIGITS]

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,10 @@ class Views:
     def __init__(self, rounds: Rounds = 1, augment: Augment | None = None, seed: int = 0) -> None:
         """So many rounds, of which all but the first are augmented; or the eight symmetries, which need no Augment."""
         self.rounds, self.augment, self.seed = rounds, augment, seed
+
+    def as_json(self) -> list[Any]:
+        """All that they depend on, in plain values."""
+        return [self.rounds, None if self.augment is None else asdict(self.augment.spec), self.seed]
 
     def __call__(self, instances_N: Tensor, slide_id: str) -> Iterator[Tensor]:
         """The views of a bag's instances (N, …), one after the other, each of as many instances or, augmented, fewer.

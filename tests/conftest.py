@@ -103,14 +103,17 @@ def trained_again(trained: Trained, tmp_path_factory: pytest.TempPathFactory) ->
 def chipnets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The stand-in for ChipNet runs (tests.chipnet) wherever one is asked for; slides are worked on in this process."""
     from tests.chipnet import in_place
-    from tiling import workers
+    from tiling import ready, workers
+    from tiling.todo import Todo
 
     def here(
-        task: Callable[[SlideRef], object], slides: Sequence[SlideRef], *_: object, **__: object
+        task: Callable[[SlideRef], object], slides: Sequence[SlideRef] | Todo, *_: object, **__: object
     ) -> Iterator[object]:
-        return ((slide, workers.attempt(task, slide)) for slide in slides)
+        waiting = slides.waiting if isinstance(slides, Todo) else slides
+        return ((slide, workers.attempt(task, slide)) for slide in waiting)
 
     monkeypatch.setattr(workers, "run_slides", here)
+    monkeypatch.setattr(ready, "run_slides", here)
     with in_place():
         yield
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mil.pages import Pages
-from mil.predict import Prediction, prediction_row
+from mil.predict import Prediction
+from mil.predictions import prediction_row
 from mil.task import Task
 from tests.mil.drawn import a_bag
 from tests.mil.test_pages import NASTY

@@ -443,7 +443,8 @@ class TestInfer:
         assert (tmp_path / "slides.csv").read_bytes() == (tmp_path / "bags.csv").read_bytes()
         scores = pd.read_csv(tmp_path / "slides.csv")
         assert list(scores) == [
-            "slide_id", "patient_id", "tiles", "prob_normal", "prob_tumour", "predicted", "status", "error",
+            "slide_id", "patient_id", "status", "tiles", "prob_normal", "prob_tumour", "predicted", "uncertainty",
+            "model", "error",
         ]  # fmt: skip
         assert scores["slide_id"].tolist() == [f"s{i:02d}" for i in range(12)]
         np.testing.assert_allclose(scores["prob_normal"] + scores["prob_tumour"], 1)
@@ -511,7 +512,8 @@ class TestInfer:
         scores = pd.read_csv(out).set_index("slide_id")
         assert scores["status"].to_dict() == {"good": "ok", "bare": "failed", "broken": "failed", "gone": "failed"}
         assert scores.loc["good", "patient_id"] == "pat"
-        assert scores["prob_tumour"].isna().tolist() == [False, True, True, True]
+        assert (scores["prob_tumour"] == 0.5).to_dict() == {"bare": True, "broken": True, "gone": True, "good": False}
+        assert scores["predicted"].isna().to_dict() == {"bare": True, "broken": True, "gone": True, "good": False}
         assert "no tissue was found" in scores.loc["bare", "error"]
         assert "is no slide that can be read" in scores.loc["broken", "error"]
         assert "no such file" in scores.loc["gone", "error"]
@@ -540,10 +542,10 @@ class TestInfer:
 
         real = Scorer.predict
 
-        def sometimes(run: object, bag: object, metadata: object) -> object:
+        def sometimes(run: object, bag: object, *more: object) -> object:
             if bag.header.slide_id == "s05":  # type: ignore[attr-defined]
                 raise RuntimeError("out of memory")
-            return real(run, bag, metadata)  # type: ignore[arg-type]
+            return real(run, bag, *more)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Scorer, "predict", sometimes)
         out = tmp_path / "scores.csv"
@@ -606,11 +608,11 @@ class TestInfer:
 
         real, seen = Scorer.predict, []
 
-        def interrupted(run: object, bag: object, metadata: object) -> object:
+        def interrupted(run: object, bag: object, *more: object) -> object:
             seen.append(bag)
             if len(seen) == 4:
                 raise KeyboardInterrupt
-            return real(run, bag, metadata)  # type: ignore[arg-type]
+            return real(run, bag, *more)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Scorer, "predict", interrupted)
         out = tmp_path / "scores.csv"
@@ -629,7 +631,9 @@ class TestInfer:
         assert "holds no bags" in refusal(infer.main, *run, "--bags", tmp_path, *out)
         assert "no such file or folder" in refusal(infer.main, *run, "--slides", tmp_path / "none", *out)
         assert "cannot write to the folder '/proc/x'" in refusal(infer.main, *run, *bags, "--out", "/proc/x/scores.csv")
-        assert "is a folder; give the name of a CSV file" in refusal(infer.main, *run, *bags, "--out", trained.bags)
+        assert "is a folder; give the name of a CSV or Parquet file" in refusal(
+            infer.main, *run, *bags, "--out", trained.bags
+        )
         assert "--workers must be at least 1, not 0" in refusal(
             infer.main, *run, *out, "--slides", trained.slides, "--workers", 0
         )

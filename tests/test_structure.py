@@ -18,11 +18,11 @@ ONLY_IMPORTED_BY = {
     "openslide": {"tiling.slide"}, "pyvips": {"tiling.slide"}, "tifffile": {"tiling.tiff"},
     "h5py": {"tiling.bag"}, "timm": {"mil.backbone", "mil.weights", "mil.optim", "mil.schedule"},
     "wandb": {"mil.trackers"}, "mlflow": {"mil.trackers"}, "tensorboard": {"mil.trackers"},
-    "contourpy": {"mil.shapes"}, "lightning_fabric": {"mil.launch", "mil.launcher"},
+    "contourpy": {"mil.shapes"}, "pyarrow": {"mil.parquet"}, "lightning_fabric": {"mil.launch", "mil.launcher"},
     "jinja2": {"mil.markup"}, "markupsafe": {"mil.markup"},
     "dask": {"tiling.cluster"}, "dask_jobqueue": {"tiling.cluster"}, "distributed": {"tiling.cluster"},
 }  # fmt: skip
-LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".split()} | {
+LEAVES = {f"tiling.{name}" for name in "cells codec rank resample sketch tiff tissue".split()} | {
     f"mil.{name}"
     for name in (
         "alexnet arrangement averaging chunks colours depth head layout luminosity metrics overlay pooling room task "
@@ -31,10 +31,13 @@ LEAVES = {f"tiling.{name}" for name in "codec rank resample sketch tiff tissue".
 }
 MIL_MAY_USE = {
     f"tiling.{name}"
-    for name in "bag bags errors features manifest output overview pick progress settings slide tissue".split()
+    for name in (
+        "bag bags batch cells errors features manifest output overview pick pixels progress ready settings shards "
+        "slide sources tile tissue todo".split()
+    )
 }
 
-COMMANDS_OF_MIL = {"mil.ensemble"}  # which have flags
+COMMANDS_OF_MIL = {"mil.ensemble", "mil.merge", "mil.score_all"}  # which have flags, or are told to stop
 
 # A ChipNet picks tiles: its own package knows how, and is imported inside the function that needs it.
 ONLY_WHEN_ASKED = {"tiling.picker": {"mil.errors", "mil.errors.MilError", "mil.picking", "mil.picking.load_picker"}}

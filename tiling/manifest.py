@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from tiling.cells import plain
 from tiling.errors import InputError
 from tiling.output import write_table
 from tiling.shards import WHOLE, Shard
@@ -74,14 +75,14 @@ def _read(path: Path) -> dict[str, ManifestRow]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return {
-                row["slide_id"]: ManifestRow(
-                    row["slide_id"],
-                    row["path"],
+                plain(row["slide_id"]): ManifestRow(
+                    plain(row["slide_id"]),
+                    plain(row["path"]),
                     row["status"],
                     int(row["tiles"]),
                     float(row["seconds"]),
-                    row["error"],
-                    row.get("note") or "",  # older manifests have none
+                    plain(row["error"]),
+                    plain(row.get("note") or ""),  # older manifests have none
                 )
                 for row in csv.DictReader(file)
             }

@@ -7,10 +7,12 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import StringIO
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from tiling.cells import guarded
 from tiling.errors import InputError
 
 _TEMPORARY = ".tmp"
@@ -119,15 +121,33 @@ def written_name(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV, whole or not at all."""
+class _Plain(csv.excel):
+    lineterminator = "\n"
+
+
+class _Quoted(_Plain):
+    quoting = csv.QUOTE_ALL
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """A row of a CSV with its line feed; no spreadsheet runs what is in it (see `tiling.cells`)."""
+    safe = [guarded(cell) for cell in cells]
+    # A lone carriage return ends a row for readers, and the writer does not quote it.
+    dialect = _Quoted if any("\r" in str(cell) for cell in safe) else _Plain
+    line = StringIO()
+    csv.writer(line, dialect).writerow(safe)
+    return line.getvalue()
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines of text in UTF-8, whole or not at all; what is no text is escaped as in `written_name`."""
     with (
         replacing(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        table = csv.writer(file, lineterminator="\n")
-        quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        for row in chain(
-            [header], rows
-        ):  # a lone carriage return ends a row for readers, and the writer does not quote it
-            (quoted if any("\r" in str(value) for value in row) else table).writerow(row)
+        file.writelines(lines)
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV, whole or not at all."""
+    write_lines(path, map(csv_line, chain([header], rows)))

@@ -45,6 +45,29 @@ def look_at(chipnet: Chipnet, slide_id: str, patient_id: str | None, overview_rg
     return attention
 
 
+def chipnet_for(path: str | None, digest: str | None, tiles: bool) -> Chipnet | None:
+    """The ChipNet run that cuts `tiles` as those of a training were, whose ChipNet had this digest; None for none.
+
+    Raises InputError where it is missing, not needed, or not the one that picked for the training.
+    """
+    if digest is None or not tiles:
+        if path is not None:
+            why = "the run's tiles were picked without one" if tiles else "bags have their tiles"
+            raise InputError(f"--chipnet picks tiles of slides, and {why}; leave it out")
+        return None
+    if path is None:
+        raise InputError(
+            f"the run was trained on tiles that a ChipNet picked: give --chipnet RUN, the run with the digest {digest}"
+        )
+    chipnet = open_chipnet(Path(path))
+    if chipnet.digest != digest:
+        raise InputError(
+            f"--chipnet {path!r} has the digest {chipnet.digest}, and the tiles that the run was trained on were "
+            f"picked by {digest}; give that one"
+        )
+    return chipnet
+
+
 @lru_cache(maxsize=1)
 def _load(run: Path) -> Any:
     from mil.errors import MilError

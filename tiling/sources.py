@@ -3,9 +3,11 @@
 import csv
 import os
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from tiling.cells import plain
 from tiling.errors import InputError
 from tiling.settings import is_mpp
 from tiling.slide import EXTENSIONS, series_uid
@@ -47,12 +49,17 @@ def find_slides(sources: Iterable[Path], default_mpp: float | None = None) -> li
 
 
 def _slides_in_folder(folder: Path) -> list[SlideRef]:
+    if found := slides_in(folder):
+        return found
+    raise InputError(
+        f"the folder {str(folder)!r} holds no slide (looked for {' '.join(sorted(EXTENSIONS))}); "
+        "give another folder, or the files by name"
+    )
+
+
+def slides_in(folder: Path) -> list[SlideRef]:
+    """The slides that a folder has now, searched through; there may be none."""
     files = list(_slide_files(folder))
-    if not files:
-        raise InputError(
-            f"the folder {str(folder)!r} holds no slide (looked for {' '.join(sorted(EXTENSIONS))}); "
-            "give another folder, or the files by name"
-        )
     dicom = [path for path in files if path.suffix.lower() == ".dcm"]
     return [SlideRef(path.stem, path) for path in files if path not in set(dicom)] + _dicom_slides(dicom)
 
@@ -72,12 +79,26 @@ def _dicom_slides(files: list[Path]) -> list[SlideRef]:
     """One slide a series: any of its files opens the whole. It has the folder's name where it is alone there."""
     first: dict[tuple[Path, str], Path] = {}
     for path in files:
-        first.setdefault((path.parent, series_uid(path) or path.name), path)
+        first.setdefault((path.parent, _series(path) or path.name), path)
     series_in = [parent for parent, _ in first]
     return [
         SlideRef(parent.resolve().name if series_in.count(parent) == 1 else path.stem, path)
         for (parent, _), path in first.items()
     ]
+
+
+def _series(path: Path) -> str | None:
+    """The DICOM series of a file; a folder that is watched is asked for it often."""
+    try:
+        state = path.stat()
+    except OSError:  # it is gone again
+        return None
+    return _series_of(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=100_000)
+def _series_of(path: Path, size: int, mtime_ns: int) -> str | None:
+    return series_uid(path)
 
 
 def _slides_in_table(table: Path) -> list[SlideRef]:
@@ -99,7 +120,7 @@ def _slides_in_table(table: Path) -> list[SlideRef]:
 
 
 def _slide_of_row(table: Path, number: int, row: dict[str, str]) -> SlideRef:
-    slide_id, path = row["slide_id"] or "", row["path"] or ""
+    slide_id, path = plain(row["slide_id"] or ""), plain(row["path"] or "")
     where = f"row {number} of the slides table {str(table)!r}"
     if not path.strip():
         raise InputError(f"{where} has no path; fill it in or delete the row")
@@ -113,7 +134,7 @@ def _slide_of_row(table: Path, number: int, row: dict[str, str]) -> SlideRef:
         ) from None
     if mpp is not None and not is_mpp(mpp):
         raise InputError(f"{where} has the mpp {mpp}; give µm per pixel, such as 0.25, or leave it empty")
-    return SlideRef(slide_id, table.parent / path, mpp, row.get("patient_id") or None)
+    return SlideRef(slide_id, table.parent / path, mpp, plain(row.get("patient_id") or "") or None)
 
 
 def _refuse_duplicates(slides: list[SlideRef]) -> None:

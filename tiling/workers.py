@@ -10,7 +10,6 @@ import pickle
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
@@ -20,6 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from tiling.errors import SlideError, TilingError
 from tiling.sources import SlideRef
+from tiling.todo import Todo
 
 Result = TypeVar("Result")
 Task = Callable[[SlideRef], Result]
@@ -31,20 +31,22 @@ _LOOK_EVERY_S = 60.0  # a worker that is ready or dead is seen at once; this is 
 
 
 def run_slides(
-    task: Task[Result], slides: Iterable[SlideRef], workers: int, time_limit_s: float = TIME_LIMIT_S
+    task: Task[Result], slides: Iterable[SlideRef] | Todo, workers: int, time_limit_s: float = TIME_LIMIT_S
 ) -> Generator[tuple[SlideRef, Result | Exception], None, None]:
     """Each slide with what `task` gave for it in a worker process, or the error it raised, as they finish.
 
     A slide that takes longer than the limit gets a SlideError, and so does one that kills its worker twice: the second
-    time it is alone, for too little memory may have been its neighbours' doing.
+    time it is alone, for too little memory may have been its neighbours' doing. Where more slides may come for a long
+    time, one that kills its worker is given with its error at once, and again after its second try.
     """
+    todo = slides if isinstance(slides, Todo) else Todo(slides)
     again: list[SlideRef] = []
-    for slide, result in _run_once(task, deque(slides), workers, time_limit_s):
+    for slide, result in _run_once(task, todo, workers, time_limit_s):
         if isinstance(result, WorkerDied):
             again.append(slide)
-        else:
+        if todo.stays_open or not isinstance(result, WorkerDied):
             yield slide, result
-    yield from _run_once(task, deque(again), 1, time_limit_s)
+    yield from _run_once(task, Todo(again), 1, time_limit_s)
 
 
 class WorkerDied(SlideError):
@@ -126,20 +128,26 @@ class _Worker(Generic[Result]):
 
 
 def _run_once(
-    task: Task[Result], todo: deque[SlideRef], workers: int, time_limit_s: float
+    task: Task[Result], todo: Todo, workers: int, time_limit_s: float
 ) -> Generator[tuple[SlideRef, Result | Exception], None, None]:
     """As `run_slides`, but a slide whose worker dies gets WorkerDied at once."""
-    pool: list[_Worker[Result]] = [_Worker(task) for _ in range(min(workers, len(todo)))]
+    pool: list[_Worker[Result]] = []
     try:
-        while pool:
-            ready = wait([worker.pipe for worker in pool], _wait_s(pool, time_limit_s))
+        while (look_again_s := todo.look()) is not None or pool or todo.waiting:
+            _start_workers(pool, workers, task, todo)
+            if not pool:
+                time.sleep(look_again_s or 0)
+                continue
+            wait_s = _wait_s(pool, time_limit_s)
+            ready = wait([worker.pipe for worker in pool], min(wait_s, look_again_s or wait_s))
             for worker in list(pool):
                 answer = worker.answer() if worker.pipe in ready else worker.overdue(time_limit_s)
                 if answer is None:
                     continue
                 slide = worker.slide
-                _feed_or_replace(pool, worker, task, todo, answer.alive)
+                _feed_or_end(pool, worker, todo, answer.alive)
                 if slide is not None:
+                    todo.answered(slide)
                     yield slide, answer.result
     finally:
         for worker in pool:
@@ -162,18 +170,21 @@ def _wait_s(pool: list[_Worker[Result]], time_limit_s: float) -> float:
     return min([_LOOK_EVERY_S, *(max(0.0, end - time.monotonic()) + 0.01 for end in ends)])
 
 
-def _feed_or_replace(
-    pool: list[_Worker[Result]], worker: _Worker[Result], task: Task[Result], todo: deque[SlideRef], alive: bool
-) -> None:
-    """Give a worker its next slide before anything is done with its last; take one out that is dead or not needed."""
+def _start_workers(pool: list[_Worker[Result]], workers: int, task: Task[Result], todo: Todo) -> None:
+    """Start one for each slide that no idle worker is there for, as many as may be."""
+    idle = sum(worker.slide is None for worker in pool)
+    for _ in range(min(workers - len(pool), len(todo.waiting) - idle)):
+        pool.append(_Worker(task))
+
+
+def _feed_or_end(pool: list[_Worker[Result]], worker: _Worker[Result], todo: Todo, alive: bool) -> None:
+    """Give a worker its next slide before anything is done with its last; end one that is dead or not needed."""
     worker.slide = None
-    if alive and todo:
-        worker.give(todo.popleft())
+    if alive and todo.waiting:
+        worker.give(todo.waiting.popleft())
         return
     pool.remove(worker)
     worker.end()
-    if len([other for other in pool if other.slide is None]) < len(todo):
-        pool.append(_Worker(task))
 
 
 def _work(pipe: "Connection[Any, Any]", task: Task[Any]) -> None:

@@ -86,7 +86,7 @@ def test_a_run_without_a_model_is_none(tmp_path: Path) -> None:
 def test_plots_are_copied_where_they_are_pictures(run: Path, tmp_path: Path) -> None:
     (run / "roc.png").write_text("<script>")
     (run / "confusion.png").unlink()
-    found = copy_plots(run, tmp_path / "plots")
+    found = copy_plots(about(run), tmp_path / "plots")
     assert [plot.file for plot in found] == [
         "plots/reliability.png", "plots/precision_recall.png", "plots/learning_curves.png",
     ]  # fmt: skip

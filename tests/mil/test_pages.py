@@ -12,7 +12,8 @@ import pytest
 from mil import pages as module
 from mil.markup import file_name
 from mil.pages import Pages
-from mil.predict import Prediction, prediction_row
+from mil.predict import Prediction
+from mil.predictions import prediction_row
 from mil.task import Task
 from tests.conftest import Trained
 from tests.mil.drawn import a_bag
@@ -182,17 +183,15 @@ def test_index_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     add(pages, "a", 0.2)
     assert not (tmp_path / "index.html").exists()
     pages.close()
-    assert written == [Path(page_of("a")).name, "model.html", "index.html"]
+    assert written == ["model.html", Path(page_of("a")).name, "index.html"]
 
 
 def test_members_and_uncertainty_are_shown(tmp_path: Path) -> None:
-    class WithMembers(Prediction):
-        members_EK = np.array([[0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
-
+    members = np.array([[0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
     pages = Pages(tmp_path, TASK, [])
     chances = np.array([0.3, 0.7])
     row = {**prediction_row("a", "a", TASK, 1, chances), "uncertainty": 0.0816}
-    pages.add("a", row, a_bag([(0, 0)]), WithMembers(chances, None))
+    pages.add("a", row, a_bag([(0, 0)]), Prediction(chances, None, members_EK=members))
     pages.close()
     page = read_pages(tmp_path)[page_of("a")]
     assert [dot["cx"] for dot in page.all("circle")] == ["80.6", "41.8", "61.2", "119.4", "158.2", "138.8"]

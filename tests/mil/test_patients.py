@@ -1,13 +1,14 @@
-"""Patients' scores by hand."""
+"""Patients' scores by hand, and their table."""
 
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from mil.errors import SettingsError
-from mil.patients import NO_SLIDE, PatientRule, patient_scores, patient_table
+from mil.evaluation import Cases, by_patient
+from mil.patients import PatientRule, patient_rows, patient_scores, refuse_rule, write_patients
+from mil.predictions import failed_row, score_row
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
 
 TWO, LABELS = Task(("normal", "tumour")), Task(("x", "y"), ANY_OF)
@@ -62,29 +63,67 @@ def test_no_class_stands_above_two_others() -> None:
         scores(Task(("a", "b", "c")), "max", np.full((3, 3), 1 / 3))
     with pytest.raises(SettingsError, match="--tile-weights says nothing beside --patient-rule max"):
         PatientRule("max", True)
+    refuse_rule(PatientRule(), Task(("a", "b", "c")))
+    with pytest.raises(SettingsError, match="--patient-rule noisy-or needs to know which"):
+        refuse_rule(PatientRule("noisy-or"), Task(("a", "b", "c")))
 
 
-def row(slide: str, patient: str, chance: float, status: str = "ok", tiles: int = 2, **more: Any) -> dict[str, Any]:
-    chances = {"prob_normal": 1 - chance, "prob_tumour": chance}
-    return {"slide_id": slide, "patient_id": patient, "status": status, "tiles": tiles, **chances, **more}
+TASK = Task(("0", "1"))
 
 
-def test_table() -> None:
-    table = pd.DataFrame(
-        [
-            row("s0", "q", 0.2, uncertainty=0.1, model="m"),
-            row("s1", "p", 0.4, "failed", 0, uncertainty=np.nan, model="m"),
-            row("s2", "q", 0.6, tiles=4, uncertainty=0.3, model="m"),
-            row("s3", "q", 0.9, "failed", 0, uncertainty=np.nan, model="m"),
-        ]
-    )
-    found = patient_table(table, TWO, PatientRule("max")).to_dict("records")
-    assert found[0] == {
-        "patient_id": "q", "status": "ok", "slides": 2, "tiles": 6, "prob_normal": 0.4, "prob_tumour": 0.6,
-        "predicted": "tumour", "uncertainty": pytest.approx(0.2), "model": "m", "error": "",
-    }  # fmt: skip
-    assert (found[1]["patient_id"], found[1]["status"], found[1]["slides"], found[1]["tiles"]) == ("p", "failed", 0, 0)
-    assert (found[1]["prob_tumour"], found[1]["predicted"], found[1]["error"]) == (0.4, "", NO_SLIDE)
-    assert list(patient_table(table.drop(columns=["uncertainty", "model"]), TWO, PatientRule())) == [
-        "patient_id", "status", "slides", "tiles", "prob_normal", "prob_tumour", "predicted", "error"
+def scored(name: str, patient: str, chance: float, tiles: int = 4) -> dict[str, object]:
+    return score_row(name, patient, TASK, "abc", tiles, np.array([chance, 1 - chance]), 0.1)
+
+
+def failed(name: str, patient: str) -> dict[str, object]:
+    return failed_row(name, patient, TASK, "abc", np.array([0.25, 0.75]), "it is cut short")
+
+
+def test_rows() -> None:
+    rows = [
+        scored("c", "q", 0.5),
+        scored("a", "p", 0.75, 2),
+        failed("b", "p"),
+        scored("d", "p", 0.25),
+        failed("e", "r"),
+    ]
+    assert patient_rows(rows, TASK) == [
+        {"patient_id": "p", "status": "ok", "slides": 2, "tiles": 6, "prob_0": 0.5, "prob_1": 0.5, "predicted": "0",
+         "model": "abc", "error": "1 of 3 slides have no score, the first is 'b': it is cut short"},
+        {"patient_id": "q", "status": "ok", "slides": 1, "tiles": 4, "prob_0": 0.5, "prob_1": 0.5, "predicted": "0",
+         "model": "abc", "error": ""},
+        {"patient_id": "r", "status": "failed", "slides": 0, "tiles": 0, "prob_0": 0.25, "prob_1": 0.75,
+         "predicted": "", "model": "abc", "error": "1 of 1 slides have no score, the first is 'e': it is cut short"},
     ]  # fmt: skip
+    by_rule = {rule: patient_rows(rows, TASK, rule) for rule in (PatientRule("max"), PatientRule(tile_weights=True))}
+    assert [[row["prob_1"] for row in found] for found in by_rule.values()] == [
+        [0.75, 0.5, 0.75], [pytest.approx((0.25 * 2 + 0.75 * 4) / 6), 0.5, 0.75],
+    ]  # fmt: skip
+
+
+def test_mean_has_the_digits_of_the_evaluation_whatever_the_order() -> None:
+    chances = np.random.default_rng(0).random(7)
+    names = [f"s{number}" for number in range(7)]
+    rows = [scored(name, "p", chance) for name, chance in zip(names, chances, strict=True)]
+    cases = Cases(np.stack([chances, 1 - chances], axis=1), np.zeros(7, int), np.full(7, "p"), np.zeros(7, int))
+    expected = by_patient(cases, TASK).probabilities[0]
+    for order in (rows, rows[::-1]):
+        (row,) = patient_rows(order, TASK)
+        assert [row["prob_0"], row["prob_1"]] == expected.tolist()
+
+
+def test_several_labels_are_decided_anew() -> None:
+    rows = [
+        score_row(name, "p", LABELS, "abc", 1, np.array(chances))
+        for name, chances in (("a", [0.9, 0.6]), ("b", [0.3, 0.2]))
+    ]
+    assert patient_rows(rows, LABELS)[0]["predicted"] == "x"
+
+
+def test_table(tmp_path: Path) -> None:
+    write_patients(tmp_path / "p.csv", [scored("a", "=p", 0.5)], TASK)
+    assert (tmp_path / "p.csv").read_text() == (
+        "patient_id,status,slides,tiles,prob_0,prob_1,predicted,model,error\n'=p,ok,1,4,0.5,0.5,0,abc,\n"
+    )
+    write_patients(tmp_path / "p.csv", [], TASK, PatientRule("noisy-or"))
+    assert (tmp_path / "p.csv").read_text() == "patient_id,status,slides,tiles,prob_0,prob_1,predicted,model,error\n"

@@ -11,8 +11,7 @@ import torch
 
 from mil.checkpoint import load_model
 from mil.errors import RunError, SettingsError
-from mil.predict import load_run, pick_device, predict_bag, prediction_row, read_predictions, write_predictions
-from mil.task import Task
+from mil.predict import load_run, pick_device, predict_bag
 from tests.conftest import Trained
 from tiling.bag import read_bag
 
@@ -30,6 +29,7 @@ def test_folds_are_averaged(trained: Trained) -> None:
         by_fold.append(torch.softmax(output.logits_BK.double(), 1)[0].numpy())
         attention.append(output.attention_BN[0].numpy())
     np.testing.assert_allclose(prediction.probabilities, np.mean(by_fold, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(prediction.members_EK, by_fold, rtol=1e-6)
     np.testing.assert_allclose(prediction.attention, np.mean(attention, axis=0), rtol=1e-5)
 
 
@@ -78,33 +78,3 @@ class TestRefused:
         with pytest.raises(SettingsError, match="--device cuda was asked for, but PyTorch finds no GPU"):
             pick_device("cuda")
         assert pick_device("auto") == torch.device("cpu")
-
-
-def test_predictions_table(tmp_path: Path) -> None:
-    classes = ("0", "1")
-    chances = np.array([1 / 3, 2 / 3])
-    rows = [
-        prediction_row("0007", "p", Task(classes), 16, chances),
-        prediction_row("b", "b", Task(classes), error="cut short, copy it again"),
-    ]
-    write_predictions(tmp_path / "scores.csv", rows)
-    assert (tmp_path / "scores.csv").read_text() == (
-        "slide_id,patient_id,tiles,prob_0,prob_1,predicted,status,error\n"
-        "0007,p,16,0.3333333333333333,0.6666666666666666,1,ok,\n"
-        'b,b,0,,,,failed,"cut short, copy it again"\n'
-    )
-    table, probabilities = read_predictions(tmp_path / "scores.csv", classes)
-    assert table["slide_id"].tolist() == ["0007"]
-    np.testing.assert_array_equal(probabilities, chances[None])
-
-
-def test_names_with_line_breaks_come_back(tmp_path: Path) -> None:
-    task = Task(("x\ry", "z\nw"))
-    rows = [
-        prediction_row("a\rb", "p", task, 2, np.array([0.1 + 0.2, 0.7])),
-        prediction_row("c", "q", task, error="lost\r"),
-    ]
-    write_predictions(tmp_path / "scores.csv", rows)
-    table, chances = read_predictions(tmp_path / "scores.csv", task.classes)
-    assert table["slide_id"].tolist() == ["a\rb"]
-    assert chances.tolist() == [[0.1 + 0.2, 0.7]]

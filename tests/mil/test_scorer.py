@@ -33,7 +33,7 @@ def test_of_a_run_is_that_run(trained: Trained, bag: Bag) -> None:
         np.testing.assert_array_equal(one, other)
     assert found.members_EK is not None
     np.testing.assert_array_equal(found.members_EK.mean(0), found.probabilities)
-    assert (scorer.px, scorer.takes_features, scorer.takes_overviews) == (32, False, False)
+    assert (scorer.sides, scorer.takes_features, scorer.takes_overviews) == ((32,), False, False)
     assert scorer.prior_K.tolist() == [0.5, 0.5]
     assert scorer.task.classes == ("normal", "tumour")
 
@@ -45,7 +45,7 @@ def test_of_runs_is_the_mean_of_each(trained: Trained, trained_again: Trained, b
     np.testing.assert_allclose(found.probabilities, np.mean([each.probabilities for each in alone], axis=0), rtol=1e-15)
     np.testing.assert_array_equal(found.members_EK, np.concatenate([each.members_EK for each in alone]))
     np.testing.assert_array_equal(found.attention, alone[0].attention)  # the other run has none
-    assert scorer.px == 32  # the larger of 32 and 16
+    assert scorer.sides == (16, 32)
 
 
 def test_mean_of_logits(trained: Trained, trained_again: Trained, bag: Bag) -> None:

@@ -244,7 +244,7 @@ class FakeGpu:
         monkeypatch.setattr(torch.cuda, "stream", self.stream)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: FakeStream(self, "main"))
         monkeypatch.setattr("torchvision.io.decode_jpeg", self.decode)
-        feed_module._stream.cache_clear()
+        feed_module.stream_to.cache_clear()
 
     def moved(self, tensor: torch.Tensor, more: dict[str, bool]) -> torch.Tensor:
         assert more == {"non_blocking": True}

@@ -76,8 +76,8 @@ class TestFolder:
     def test_every_slide_is_predicted_once_by_the_fold_that_did_not_see_it(self, trained: Trained) -> None:
         oof, folds = pd.read_csv(trained.run / "oof.csv"), pd.read_csv(trained.run / "folds.csv")
         assert list(oof) == [
-            "slide_id", "patient_id", "label", "fold", "tiles",
-            "prob_normal", "prob_tumour", "predicted", "status", "error",
+            "slide_id", "patient_id", "label", "fold", "status", "tiles",
+            "prob_normal", "prob_tumour", "predicted", "error",
         ]  # fmt: skip
         assert oof["slide_id"].tolist() == folds["slide_id"].tolist() == [f"s{i:02d}" for i in range(12)]
         assert oof["fold"].tolist() == folds["fold"].tolist()

@@ -43,7 +43,7 @@ def test_what_is_there(made: Path) -> None:
     assert metrics["slides"]["auc"]["value"] == report["slides"]["blend, platt, other prior"]["auc"]["value"]
     table = pd.read_csv(made / "oof.csv")
     assert list(table) == [
-        "slide_id", "patient_id", "label", "fold", "tiles", "prob_normal", "prob_tumour", "predicted", "status", "error"
+        "slide_id", "patient_id", "label", "fold", "status", "tiles", "prob_normal", "prob_tumour", "predicted", "error"
     ]  # fmt: skip
     assert table["tiles"].tolist() == [6] * 12
     ensemble = read_ensemble(made)

@@ -97,13 +97,14 @@ def _milnet(spec: ModelSpec, task: Task, bag_spec: dict[str, Any], metadata: Met
 
 def _chipnet(spec: ModelSpec, task: Task, bag_spec: dict[str, Any], metadata: MetadataCoder | None) -> ChipNet:
     name = spec.backbone or DEFAULT_BACKBONE
-    chips = Chips(Backbone(name, CHIP_PX, spec.channels, spec.pretrained, px_flag=None), spec.luminosity)
+    backbone = Backbone(name, CHIP_PX, spec.channels, spec.pretrained, px_flag=None)
+    chips = Chips(backbone, spec.luminosity, spec.mask_background)
     head = Head(
         chips.channels, task.logits, metadata=metadata.width if metadata else 0, metadata_hidden=spec.metadata_hidden
     )
     initialise(head, spec.head_init)
     silence(head, metadata.unknown if metadata else ())
-    return ChipNet(chips, head, spec.attention_hidden, spec.map_dropout, spec.dropout, spec.mask_background)
+    return ChipNet(chips, head, spec.attention_hidden, spec.map_dropout, spec.dropout)
 
 
 _BUILDERS = {"milnet": _milnet, "chipnet": _chipnet}

@@ -10,6 +10,8 @@ from mil.data import Batch, Reader
 from mil.network import Network
 from tiling.bag import BagRef
 
+MOST_BYTES = 2**32  # maps of a fold up to this size are kept
+
 
 @torch.inference_mode()
 def encode_once(

@@ -91,9 +91,7 @@ class ModelSpec:
         224, "ChipNet: side of the square that it sees of a slide, a multiple of 32; larger, its map is finer"
     )
     map_dropout: float = setting(0.0, "ChipNet: dropout of channels of the chips' embeddings")
-    mask_background: bool = setting(
-        False, "ChipNet: skip chips of nothing but background, which get no attention"
-    )
+    mask_background: bool = setting(False, "ChipNet: skip chips of nothing but background, which get no attention")
 
     def __post_init__(self) -> None:
         check(

@@ -33,7 +33,7 @@ def test_nothing_changes_but_the_time(
 ) -> None:
     recipe = RECIPE.but(freeze="all", augment=False, lr=1e-2, **settings)
     once = fold_of(cohort_of_bags, split(cohort_of_bags, 0), recipe)
-    monkeypatch.setattr("mil.training.KEPT_BYTES", 0)
+    monkeypatch.setattr("mil.training.MOST_BYTES", 0)
     always = fold_of(cohort_of_bags, split(cohort_of_bags, 0), recipe)
     np.testing.assert_allclose(once.probabilities, always.probabilities, rtol=1e-3 if "precision" in settings else 1e-5)
 
@@ -60,6 +60,31 @@ def test_tiles_go_through_once_where_they_stay_the_same(
     fold_of(cohort_of_bags, part, recipe)
     slides = len(part.train) * passes + len(part.valid) * passes + len(part.test)
     assert sum(seen) == 6 * slides
+
+
+CHIPNET = Recipe.of(
+    arch="chipnet", backbone="test_resnet", overview_px=64, freeze="all", epochs=3, lr=1e-2, patience=9, batch_size=3,
+    device="cpu",
+)  # fmt: skip
+
+
+def test_maps_of_overviews_are_turned_in_place_of_pixels(
+    cohort_of_bags: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept or not, which changes how often a square goes through: once for itself, or in each epoch and its check."""
+    seen: list[int] = []
+    monkeypatch.setattr("mil.backbone.Backbone.forward", _counting(seen))
+    part = split(cohort_of_bags, 0)
+    overviews = cohort_of_bags._replace(bag_spec={"overviews": True}, sizes=[1] * len(cohort_of_bags.bags))
+    once = fold_of(overviews, part, CHIPNET)
+    chips, slides = sum(seen), len(part.train) + len(part.valid) + len(part.test)
+    assert chips == 4 * slides
+    monkeypatch.setattr("mil.training.MOST_BYTES", 0)
+    always = fold_of(overviews, part, CHIPNET)
+    assert sum(seen) - chips > 2 * chips
+    np.testing.assert_allclose(once.probabilities, always.probabilities, rtol=1e-5)
+    still = fold_of(overviews, part, CHIPNET.but(augment=False))
+    assert not np.allclose(once.probabilities, still.probabilities, rtol=1e-3)
 
 
 def _counting(seen: list[int]) -> object:

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from mil.arrangement import GAP, MARGIN, NARROWEST_PANEL, Arrangement, Box, arrange
 from mil.canvas import HALO, Canvas
-from mil.colours import HEAT, NO_ATTENTION
+from mil.colours import HEAT, NO_ATTENTION, top_of
 from mil.shapes import Polygon, ranked, tile_boxes
 from tiling.bag import Bag
 from tiling.overview import square_of
@@ -71,11 +71,6 @@ def draw_slide(path: Path, bag: Bag, content: Content, lines: tuple[str, str, st
         _draw_map(canvas, plan.panels[1], bag, pale(overview), content.map_GG)
     _draw_strip(canvas, plan, bag, content, shown, colours)
     canvas.save(path)
-
-
-def top_of(shares: np.ndarray) -> float:
-    """The end of a scale from 0 for shares of 1: the largest, or twice what each has where they are even."""
-    return float(min(1.0, max(shares.max(), 2 / shares.size)))
 
 
 def colours_of(bag: Bag, attention: np.ndarray | None) -> np.ndarray:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mil.arrangement import Box, arrange
 from mil.panels import DPI
-from mil.picture import Content, Overlay, colours_of, draw_slide, pale, strip_length, top_of
+from mil.picture import Content, Overlay, colours_of, draw_slide, pale, strip_length
 from mil.shapes import tissue_polygons
 from tests.mil.drawn import GLASS, a_bag
 from tiling.bag import Bag
@@ -127,8 +127,5 @@ def test_any_slide_with_any_tiles_is_drawn(tiles: int, size: tuple[int, int], tm
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_scales_reach_twice_what_is_even() -> None:
-    assert top_of(np.full(16, 1 / 16)) == 2 / 16
-    assert top_of(np.array([0.7, 0.2, 0.1])) == 0.7
-    assert top_of(np.array([1.0])) == 1.0
+def test_without_attention_tiles_are_orange() -> None:
     assert colours_of(a_bag([(0, 0)] * 2), None)[1, :3].tolist() == [230 / 255, 159 / 255, 0]

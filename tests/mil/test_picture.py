@@ -117,6 +117,15 @@ def test_heat_lies_over_its_tile(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixel(tiles[1][0], 0.9, 0.1), (255, 255, 255), atol=2)  # the tile alone, above
 
 
+def test_the_tissue_is_outlined_on_the_map_too(tmp_path: Path) -> None:
+    bag = a_bag([(380, 180)], side0_px=20, mpp=None)  # its tissue ends at x0 = 100
+    panels = []
+    for tissue in ([], tissue_polygons(bag)):
+        pixel, (_, panel), _ = drawn(tmp_path / "a.png", bag, Content(tissue, None, np.full((4, 4), 1 / 16)))
+        panels.append(min(pixel(panel, x0 / 400, 0.4).sum() for x0 in np.arange(98, 102, 0.25)))
+    assert panels[1] < 0.75 * panels[0]
+
+
 @pytest.mark.parametrize("tiles", [1, 2, 7, 64])
 @pytest.mark.parametrize("size", [(5000, 400), (300, 4000)])
 def test_any_slide_with_any_tiles_is_drawn(tiles: int, size: tuple[int, int], tmp_path: Path) -> None:

@@ -31,13 +31,17 @@ class Picker:
         self._slides = dict(zip(folds["slide_id"], folds["fold"], strict=True))
         self._patients = dict(zip(folds["patient_id"], folds["fold"], strict=True))
 
+    def fold_of(self, slide_id: str, patient_id: str | None = None) -> str | None:
+        """The fold that held out a slide, or its patient; None where the training had neither."""
+        return self._slides.get(slide_id) or self._patients.get(patient_id or "")
+
     def __call__(self, overview_rgb: np.ndarray, slide_id: str, patient_id: str | None = None) -> AttentionMap:
         """The map for an overview, RGB uint8 (H, W, 3).
 
         Of a slide that was in the training of the run, or whose patient was, only the fold that held it out is asked;
         of a new one all are, and the map is their mean. Computed by one thread, it has the same bytes whoever asks.
         """
-        fold = self._slides.get(slide_id) or self._patients.get(patient_id or "")
+        fold = self.fold_of(slide_id, patient_id)
         asked = range(len(self._names)) if fold is None else [self._names.index(fold)]
         square_M = square_tensor(overview_rgb, self.run.px).to(self.run.device)
         with _one_thread():

@@ -32,7 +32,7 @@ from mil.settings import DEFAULT_BACKBONE
 from mil.stop import Stop
 from mil.tracking import Tracking, check_tracker, open_tracker
 from mil.trial import try_model
-from mil.votes import refuse_other_folds
+from mil.votes import refuse_known_patients, refuse_other_folds
 from tiling.features import FEATURES
 from tiling.output import sweep, write_table
 
@@ -54,6 +54,7 @@ def make_plan(cohort: Cohort, recipe: Recipe, device: torch.device) -> Plan:
         half = half_precision(spec.precision, device)
         recipe = replace(recipe, train=replace(spec, precision="fp32" if half is None else "bf16"))
     folds = make_folds(labels, spec.folds, spec.seed)
+    refuse_known_patients(cohort)
     refuse_other_folds(cohort, folds)
     splits = make_splits(labels, folds, spec.valid_share, spec.seed)
     return Plan(recipe, folds, splits)

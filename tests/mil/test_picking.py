@@ -65,6 +65,7 @@ def test_a_patient_of_the_training_is_held_out_with_its_new_slides(trained_chipn
     pick = load_picker(trained_chipnet.run)
     rgb, fold = overview(trained_chipnet, "s00"), str(fold_of(trained_chipnet, "s00"))
     assert pick(rgb, "another", "p00").folds == fold
+    assert (pick.fold_of("s00"), pick.fold_of("another", "p00"), pick.fold_of("another")) == (fold, fold, None)
     np.testing.assert_array_equal(pick(rgb, "another", "p00").map_GG, pick(rgb, "s00").map_GG)
 
 

@@ -73,8 +73,8 @@ def compose_pale(_: Path, out: Path, slides: int) -> None:
 
 DATA_SETS = {
     "pale": DataSet(
-        compose_pale, 600, TileSpec(INSTANCES, PALE_TILE_PX, downsample=1), (256, 512), 64, "auc",
-        (*LOOKING, "--folds", "3"), (*TRAINING, "--folds", "3"),
+        compose_pale, 600, TileSpec(INSTANCES, PALE_TILE_PX, downsample=1), (512, 1024), 64, "auc",
+        (*LOOKING, "--folds", "3", "--epochs", "40"), (*TRAINING, "--folds", "3"),
     ),
     "patches": DataSet(
         lambda data, out, slides: compose_large(data / "patches" / "patches.zip", out, slides),

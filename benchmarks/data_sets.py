@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.catch import LESION_SHARE, write_truth
-from benchmarks.commands import command
+from benchmarks.commands import ROOT, command
 from benchmarks.digits import TILE_PX, compose_pages
 from benchmarks.patches import PATCH_PX, compose_large
 from tiling.rank import make_grid
@@ -17,19 +17,12 @@ from tiling.synthetic.cohort import lesion_share, read_lesions
 INSTANCES = 16
 PALE_PX, PALE_TILE_PX = (2048, 1536), 128
 WEIGHTS = "weights/tf_efficientnet_lite0.safetensors"  # in the folder of real data
-# The network is kept as ImageNet left it, and cut off before its last convolution, which is for the classes there: with
-# that, ChipNet finds .53 of the pale lesion tiles in place of .91.
-FROZEN = ("--backbone", "tf_efficientnet_lite0", "--freeze", "all", "--reduction", "32", "--batch-size", "8")
+LOOKING = ("--config", str(ROOT / "configs" / "chipnet-frozen.yaml"))
 TRAINING = (
-    *FROZEN, "--no-augment", "--lr", "2e-3", "--lr-attention", "1e-3", "--lr-end", "2e-5", "--epochs", "30",
-    "--patience", "12",
-)  # fmt: skip
-# Two things decide whether attention finds anything: that its map is kept even at first, and time.
-LOOKING = (
-    *FROZEN, "--mask-background", "--map-entropy", "-0.3", "--map-dropout", "0.2", "--dropout", "0.2",
-    "--attention-hidden", "32", "--lr", "1e-3", "--lr-end", "1e-6", "--warmup-epochs", "6", "--weight-decay", "0.05",
-    "--epochs", "60", "--valid-share", "0",
-)  # fmt: skip
+    *("--backbone", "tf_efficientnet_lite0", "--freeze", "all", "--reduction", "32", "--no-augment"),
+    *("--lr", "2e-3", "--lr-attention", "1e-3", "--lr-end", "2e-5", "--epochs", "30", "--patience", "12"),
+    *("--batch-size", "8"),
+)
 
 
 @dataclass(frozen=True)

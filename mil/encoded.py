@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mil.data import Batch, Reader
 from mil.network import Network
@@ -24,12 +24,17 @@ class Encodings:
 
     def by(self, net: Network) -> Maps:
         """Those by the backbone of a network: all that there are, to which more can be added."""
-        digest = hashlib.sha256()
-        for value in net.encoder.backbone.state_dict().values():
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        if digest.hexdigest() != self._weights:
-            self._weights, self._maps = digest.hexdigest(), {}
+        if (weights := fingerprint(net.encoder.backbone)) != self._weights:
+            self._weights, self._maps = weights, {}
         return self._maps
+
+
+def fingerprint(module: nn.Module) -> str:
+    """The same for modules of one kind that have the same weights, to the bit."""
+    digest = hashlib.sha256()
+    for value in module.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from mil.data import square_tensor
+from mil.encoded import fingerprint
 from mil.errors import RunError
 from mil.labels import natural
 from mil.predict import Run, fold_folders, load_run, map_of, pick_device
@@ -30,6 +31,10 @@ class Picker:
         self._names = sorted(folds["fold"].unique(), key=natural)  # in the order of the run's models
         self._slides = dict(zip(folds["slide_id"], folds["fold"], strict=True))
         self._patients = dict(zip(folds["patient_id"], folds["fold"], strict=True))
+        # Where it was frozen all folds have the same backbone, and one of them asks it for all.
+        self._one_backbone = len({fingerprint(model.encoder.backbone) for model in run.models}) == 1
+        for model in run.models if self._one_backbone else ():
+            model.encoder.backbone.requires_grad_(False)
 
     def fold_of(self, slide_id: str, patient_id: str | None = None) -> str | None:
         """The fold that held out a slide, or its patient; None where the training had neither."""
@@ -44,7 +49,9 @@ class Picker:
         fold = self.fold_of(slide_id, patient_id)
         asked = range(len(self._names)) if fold is None else [self._names.index(fold)]
         square_M = square_tensor(overview_rgb, self.run.px).to(self.run.device)
-        with _one_thread():
+        with _one_thread(), torch.inference_mode():
+            if self._one_backbone:
+                square_M = self.run.models[0].through_frozen(square_M)
             map_GG = np.mean([map_of(self.run.models[place], square_M) for place in asked], axis=0)
         return AttentionMap(map_GG / map_GG.sum(), ALL if fold is None else fold, self.run_id)
 

@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(BIN)/python benchmarks/demo.py --out "$(OUT)"
 
 demo-attention: .venv/installed
-	$(BIN)/python benchmarks/demo_attention.py --out "$(OUT)-attention"
+	$(BIN)/python benchmarks/demo_attention.py --out "$(OUT)-attention" $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 test: lint types unit
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.catch import LESION_SHARE, write_truth
-from benchmarks.commands import command
+from benchmarks.commands import ROOT, command
 from benchmarks.digits import TILE_PX, compose_pages
 from benchmarks.patches import PATCH_PX, compose_large
 from tiling.rank import make_grid
@@ -16,10 +16,12 @@ from tiling.synthetic.cohort import lesion_share, read_lesions
 
 INSTANCES = 16
 PALE_PX, PALE_TILE_PX = (2048, 1536), 128
-SMALL = ("--backbone", "test_resnet", "--lr", "2e-3", "--lr-end", "1e-5", "--epochs", "30", "--patience", "12")
-FROZEN = (
-    *("--backbone", "tf_efficientnet_lite0", "--freeze", "all", "--no-augment", "--lr", "2e-3", "--lr-end", "2e-5"),
-    *("--lr-attention", "1e-3", "--epochs", "30", "--patience", "12"),
+WEIGHTS = "weights/tf_efficientnet_lite0.safetensors"  # in the folder of real data
+LOOKING = ("--config", str(ROOT / "configs" / "chipnet-frozen.yaml"))
+TRAINING = (
+    *("--backbone", "tf_efficientnet_lite0", "--freeze", "all", "--reduction", "32", "--no-augment"),
+    *("--lr", "2e-3", "--lr-attention", "1e-3", "--lr-end", "2e-5", "--epochs", "30", "--patience", "12"),
+    *("--batch-size", "8"),
 )
 
 
@@ -30,11 +32,11 @@ class DataSet:
     compose: Callable[[Path, Path, int], None]  # from the folder of real data, into a folder, so many slides
     slides: int
     tiles: TileSpec
-    overview_px: tuple[int, int]  # of the rounds: a chip of 32 px is about a tile in the first, a half in the second
+    overview_px: tuple[int, int]  # of the rounds
+    train_px: int
     figure: str
-    training: tuple[str, ...]
     looking: tuple[str, ...]  # the training of ChipNet
-    weights: str | None = None  # of the backbone, in the folder of real data
+    training: tuple[str, ...]  # the training on the tiles picked
 
     @property
     def tiling(self) -> list[str]:
@@ -64,17 +66,17 @@ def compose_pale(_: Path, out: Path, slides: int) -> None:
 
 DATA_SETS = {
     "pale": DataSet(
-        compose_pale, 120, TileSpec(INSTANCES, PALE_TILE_PX, downsample=1), (512, 1024), "auc",
-        (*SMALL, "--train-px", "64", "--folds", "5"), (*SMALL, "--folds", "5", "--mask-background"),
+        compose_pale, 600, TileSpec(INSTANCES, PALE_TILE_PX, downsample=1), (512, 1024), 64, "auc",
+        (*LOOKING, "--folds", "3", "--epochs", "40"), (*TRAINING, "--folds", "3"),
     ),
     "patches": DataSet(
         lambda data, out, slides: compose_large(data / "patches" / "patches.zip", out, slides),
-        116, TileSpec(INSTANCES, PATCH_PX, downsample=1, min_tissue=0, codec="png"), (320, 640), "auc",
-        (*FROZEN, "--train-px", "96"), FROZEN, "weights/tf_efficientnet_lite0.safetensors",
+        116, TileSpec(INSTANCES, PATCH_PX, downsample=1, min_tissue=0, codec="png"), (320, 640), 96, "auc",
+        LOOKING, TRAINING,
     ),
     "digits": DataSet(
         lambda data, out, slides: compose_pages(data / "digits", out, slides),
-        600, TileSpec(INSTANCES, TILE_PX, downsample=1, min_tissue=0, codec="png"), (480, 960), "accuracy",
-        (*SMALL, "--train-px", "48"), SMALL,
+        600, TileSpec(INSTANCES, TILE_PX, downsample=1, min_tissue=0, codec="png"), (480, 960), 96, "accuracy",
+        LOOKING, TRAINING,
     ),
 }  # fmt: skip

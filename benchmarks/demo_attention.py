@@ -1,7 +1,8 @@
 """Attention picks the tiles: tile, ChipNet, reselect, train, infer; prints each command, and what it was good for.
 
-`make demo-attention` runs it. The slides are made up, with pale lesions of a few tiles,
-which the ranking by tissue passes over. So that one sees the difference, a model is trained on its tiles as well.
+`make demo-attention` runs it. The slides are made up, with pale lesions of a few tiles, which the ranking by tissue
+passes over. So that one sees the difference, a model is trained on its tiles as well. The networks are kept as ImageNet
+left them: fetched from timm's hub, or read from a file (`--weights`, or `make demo-attention WEIGHTS=FILE`).
 """
 
 import argparse
@@ -14,14 +15,14 @@ from subprocess import CalledProcessError
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.commands import command, figure
+from benchmarks.data_sets import LOOKING, TRAINING
 from benchmarks.demo import empty, held_out_auc, lesion_tiles
 
 MADE = ["--lesions", "pale", "--no-faults", "--width", "2048", "--height", "1536"]
 TILES = ["--size", "128", "--downsample", "1", "--instances", "16"]
-# The smallest ResNet of timm from random weights, which need neither a GPU nor the network.
-NETWORK = ["--backbone", "test_resnet", "--folds", "3", "--lr", "2e-3", "--lr-end", "1e-5", "--device", "cpu"]
-CHIPNET = ["--arch", "chipnet", "--overview-px", "512", "--epochs", "30", "--patience", "12", *NETWORK]
-MODEL = ["--train-px", "64", "--epochs", "20", "--patience", "8", *NETWORK]
+NETWORK = ["--folds", "3", "--device", "cpu"]
+CHIPNET = ["--arch", "chipnet", "--overview-px", "1024", *LOOKING, "--epochs", "40", *NETWORK]
+MODEL = ["--train-px", "64", *TRAINING, *NETWORK]
 WAYS = ("tissue", "attention")
 
 
@@ -29,13 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run the demo; status 0 if every step did what it should."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo-attention"), help="folder for all it makes, emptied")
-    parser.add_argument("--slides", type=int, default=90, help="slides to train on")
-    parser.add_argument("--held-out", type=int, default=30, help="slides to score")
+    parser.add_argument("--weights", type=Path, help="file of the network's weights; timm's hub has them")
+    parser.add_argument("--slides", type=int, default=300, help="slides to train on")
+    parser.add_argument("--held-out", type=int, default=60, help="slides to score")
     args = parser.parse_args(argv)
     start = time.perf_counter()
     try:
         empty(args.out)
-        for words in recipe(args.out.resolve(), args.slides, args.held_out):
+        for words in recipe(args.out.resolve(), args.slides, args.held_out, args.weights):
             step(words)
     except (OSError, CalledProcessError) as error:
         print(f"demo-attention: error: {error}", file=sys.stderr)
@@ -44,8 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def recipe(out: Path, slides: int, held_out: int) -> list[list[object]]:
+def recipe(out: Path, slides: int, held_out: int, weights: Path | None) -> list[list[object]]:
     """The words of each command behind `python`, in their order."""
+    start = ["--pretrained"] if weights is None else ["--weights", weights.resolve()]
     train, new = out / "train", out / "held-out"
     bags, new_bags, runs = ({way: out / what / way for way in WAYS} for what in ("bags", "new-bags", "runs"))
     labels, chipnet = ["--labels", train / "labels.csv"], out / "runs" / "chipnet"
@@ -54,9 +57,9 @@ def recipe(out: Path, slides: int, held_out: int) -> list[list[object]]:
         ["-m", "tiling.synthetic", "--out", train, "--slides", slides, "--seed", 1, *MADE],
         ["-m", "tiling.synthetic", "--out", new, "--slides", held_out, "--seed", 2, "--prefix", "new", *MADE],
         ["-m", "tiling", train / "slides", "--out", bags["tissue"], *TILES],
-        ["train.py", "--bags", bags["tissue"], *labels, "--out", chipnet, *CHIPNET],
+        ["train.py", "--bags", bags["tissue"], *labels, "--out", chipnet, *CHIPNET, *start],
         ["-m", "tiling.reselect", bags["tissue"], "--out", bags["attention"], *by_attention],
-        *(["train.py", "--bags", bags[way], *labels, "--out", runs[way], *MODEL] for way in WAYS),
+        *(["train.py", "--bags", bags[way], *labels, "--out", runs[way], *MODEL, *start] for way in WAYS),
         ["-m", "tiling", new / "slides", "--out", new_bags["tissue"], *TILES],
         ["-m", "tiling", new / "slides", "--out", new_bags["attention"], *TILES, *by_attention],
         *(

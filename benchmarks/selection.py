@@ -2,7 +2,7 @@
 
 `python benchmarks/selection.py --out FOLDER --data DATA` goes the whole road by the commands on each of them:
 
-1. pale: 120 made-up slides of 2048 x 1536 px, `python -m tiling.synthetic --lesions pale`. Every other has one or two
+1. pale: 600 made-up slides of 2048 x 1536 px, `python -m tiling.synthetic --lesions pale`. Every other has one or two
    pools of mucin of 150 to 240 px, which is lighter than the tissue about it, and 2 to 7 of some 80 tiles of 128 px
    with tissue. All slides have such pale areas, as many and as large: in benign ones all are oedema. The stains are of
    five looks, and pen, folds and dust lie on them as on the demo's slides.
@@ -34,14 +34,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.catch import caught, picks_of, read_truth, write_oracle
 from benchmarks.commands import command, figure, is_finished, train
-from benchmarks.data_sets import DATA_SETS, DataSet
+from benchmarks.data_sets import DATA_SETS, WEIGHTS, DataSet
 from benchmarks.machine import machine
 
 KS = (4, 8, 16)
-RULES = ("tissue", "darkness", "texture", "uniform")
+RULES = ("tissue", "darkness", "uniform")
 ROUNDS = ("first", "second")
 MIXED, ORACLE = "mixed", "oracle"
-COMMON = ("--device", "cpu", "--batch-size", "4")
 
 
 class Way(NamedTuple):
@@ -73,10 +72,9 @@ class Way(NamedTuple):
         return self.folder / "runs" / "+".join([self.bags.name, *(word.strip("-") for word in self.training)])
 
     @property
-    def weights(self) -> list[object]:
-        """The flag that gives the backbone its weights, if it has any."""
-        path = self.data_set.weights
-        return [] if path is None else ["--weights", (self.data / path).resolve()]
+    def common(self) -> list[object]:
+        """The flags that both trainings have."""
+        return ["--device", "cpu", "--weights", (self.data / WEIGHTS).resolve()]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,7 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder for slides, bags and runs")
-    add("--data", type=Path, default=Path("../shared/data"), help="folder with patches/patches.zip and digits/")
+    add(
+        "--data",
+        type=Path,
+        default=Path("../shared/data"),
+        help="folder with patches/patches.zip, digits/ and weights/",
+    )
     add("--only", nargs="+", metavar="SET:WAY", default=[], help="parts, such as pale, pale:tissue, :oracle")
     add("--slides", type=int, help="so many slides a set, for a try")
     add("--jobs", type=int, default=1, help="trainings at a time, a thread each")
@@ -144,7 +147,7 @@ def look(tissue: Way, nth: str) -> Path:
     run, data_set = tissue.folder / "runs" / f"chipnet-{nth}{tissue.tag}", tissue.data_set
     train(
         run, "--arch", "chipnet", "--bags", tissue.bags, "--labels", tissue.folder / "labels.csv",
-        "--overview-px", data_set.overview_px[ROUNDS.index(nth)], *COMMON, *data_set.looking, *tissue.weights,
+        "--overview-px", data_set.overview_px[ROUNDS.index(nth)], *data_set.looking, *tissue.common,
         *tissue.looking,
     )  # fmt: skip
     return run
@@ -152,7 +155,7 @@ def look(tissue: Way, nth: str) -> Path:
 
 def learn(way: Way) -> None:
     """Train the model on the tiles picked."""
-    flags = (*COMMON, *way.data_set.training, *way.weights, *way.training)
+    flags = ("--train-px", way.data_set.train_px, *way.data_set.training, *way.common, *way.training)
     train(way.run, "--bags", way.bags, "--labels", way.folder / "labels.csv", *flags)
 
 

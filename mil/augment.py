@@ -86,12 +86,18 @@ class Augment:
         self.per_bag = spec.per == "bag"
         self.steps = _steps(spec) if spec.augment else []
 
+    @property
+    def only_moves(self) -> bool:
+        """Whether nothing but the symmetries of the square is done to tiles, which maps can be put through as well."""
+        return all(step.change is symmetry for step in self.steps)
+
     @torch.no_grad()
     def __call__(self, instances_M: Tensor, mask_BN: Tensor) -> tuple[Tensor, Tensor]:
         """Instances of the kind they were, and their mask, which is of fewer where some were left out.
 
-        Takes uint8 tiles (M, 3, px, px) or features (M, C), stacked in the order of the True of `mask_BN`, bool on the
-        CPU. What is given is not changed. Where instances are shuffled or left out, the True of each row come first.
+        Takes uint8 tiles (M, 3, px, px), float maps (M, C, G, G) where it `only_moves`, or features (M, C), stacked in
+        the order of the True of `mask_BN`, bool on the CPU. What is given is not changed. Where instances are shuffled
+        or left out, the True of each row come first.
         """
         bag_M = mask_BN.nonzero()[:, 0]
         if self.shuffle or self.drop:

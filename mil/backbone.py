@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -11,7 +12,7 @@ from timm.models import VGG, build_model_with_cfg, is_model_in_modules, is_model
 from torch import Tensor, nn
 
 from mil.alexnet import CONFIG, AlexNet
-from mil.depth import maps_behind_pools, parameter_depths, parameter_stages, stage_ends
+from mil.depth import block_of, maps_behind_pools, parameter_depths, parameter_stages, stage_ends
 from mil.errors import ModelError, cause
 from mil.layout import as_maps, is_channels_last
 from mil.luminosity import standard_luminosity
@@ -34,13 +35,15 @@ class Backbone(nn.Module):
     The maps are what the model's `forward_features` gives, brought to one layout: maps as they are, channels-last maps
     turned, tokens put on their grid without class tokens and registers. Models that end in no single map (those of two
     or more branches: coat, crossvit, efficientvim; and pit, which gives nothing but class tokens) give their pooled
-    embedding as a map of 1 x 1.
+    embedding as a map of 1 x 1. With `reduction` they are those of the last block in which so many pixels a side are
+    one position, and what lies behind it is cut off: 16 is a ResNet without its last stage. They are taken as they
+    leave their block, without a norm.
 
     What takes no part in the maps is taken out of the model (pooling, norms and convolutions of the head), or, where
     it can't be, never learns. `channels` is the depth of the maps. Pictures are scaled to the mean and deviation the
     model was trained with; with `luminosity` their brightness is made alike before (see mil.luminosity). Raises
-    ModelError for a model that timm does not know, that does not take pictures of `px`, or whose weights can't be
-    fetched; `px_flag` is the setting that it then names, None where nobody can set the size.
+    ModelError for a model that timm does not know, that does not take pictures of `px`, that has no such `reduction`,
+    or whose weights can't be fetched; `px_flag` is the setting that it then names, None where nobody can set the size.
     """
 
     mean: Tensor
@@ -48,7 +51,7 @@ class Backbone(nn.Module):
 
     def __init__(
         self, name: str, px: int, colours: str = "rgb", pretrained: bool = False, luminosity: bool = False,
-        px_flag: str | None = "--train-px",
+        px_flag: str | None = "--train-px", reduction: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if colours not in COLOURS:
@@ -60,6 +63,7 @@ class Backbone(nn.Module):
             values = torch.tensor(self.net.pretrained_cfg[statistic]).expand(3)[self.planes]
             self.register_buffer(statistic, 255 * values.view(1, -1, 1, 1), persistent=False)
         self.name, self.px, self._px_flag = name, px, px_flag
+        self._block = None if reduction is None else block_of(self.net, reduction)
         self._fixed_statistics = False
         self._channels_last = False
         self._learnable = {name for name, parameter in self.net.named_parameters() if parameter.requires_grad}
@@ -67,7 +71,10 @@ class Backbone(nn.Module):
 
     def forward(self, images_MCHW: Tensor) -> Tensor:
         """Float maps (M, channels, h, w) of RGB uint8 (M, 3, px, px), of which only the asked colour is used."""
-        maps_MCHW = as_maps(self.net, self.net(self.scaled(images_MCHW)), self._channels_last)
+        maps = self.net(self.scaled(images_MCHW))
+        if self._block is not None:
+            return maps[0]
+        maps_MCHW = as_maps(self.net, maps, self._channels_last)
         assert maps_MCHW is not None
         return maps_MCHW
 
@@ -164,6 +171,12 @@ class Backbone(nn.Module):
     def _first_maps(self, images_MCHW: Tensor) -> list[Tensor]:
         """Maps by the model's features or, where those are none, by its embedding, which it then always uses."""
         images_MCHW = self.scaled(images_MCHW)
+        if self._block is not None:
+            self.net.forward = partial(
+                self.net.forward_intermediates, indices=[self._block], stop_early=True, output_fmt="NCHW",
+                intermediates_only=True,
+            )  # fmt: skip
+            return self.net(images_MCHW)
         features = self.net.forward_features(images_MCHW)
         self._channels_last = is_channels_last(self.net, features)
         maps_MCHW = as_maps(self.net, features, self._channels_last)

@@ -1,5 +1,6 @@
 """Squares cut into chips, each of which a backbone sees alone."""
 
+import torch
 from torch import Tensor, nn
 
 from mil.backbone import Backbone
@@ -17,21 +18,36 @@ class Chips(nn.Module):
 
     The embedding of a chip is the mean of the backbone's maps over their positions, of which most backbones leave one
     of 32 px; it has `channels`. With `luminosity` the brightness of each square is made alike, not that of each chip.
+
+    With `skip_background` chips of background do not go through the backbone, which saves most of the work: their
+    embeddings are 0, and one more channel, the last, is 1 there and 0 elsewhere. Of a square that is nothing but
+    background all chips go through it, and that channel is 0.
     """
 
-    def __init__(self, backbone: Backbone, luminosity: bool = False) -> None:
+    def __init__(self, backbone: Backbone, luminosity: bool = False, skip_background: bool = False) -> None:
         super().__init__()
         assert backbone.px == CHIP_PX and not backbone.luminosity, "a backbone of chips sees chips as they are"
-        self.backbone, self.luminosity = backbone, luminosity
+        self.backbone, self.luminosity, self.skip_background = backbone, luminosity, skip_background
         self.channels = backbone.channels
 
     def forward(self, squares_MCHW: Tensor) -> Tensor:
-        """Embeddings on the grid of chips (M, channels, G, G) of RGB uint8 (M, 3, 32 G, 32 G)."""
+        """Embeddings on the grid of chips (M, channels, G, G) of RGB uint8 (M, 3, 32 G, 32 G), and see above."""
+        squares, grid = len(squares_MCHW), squares_MCHW.shape[-1] // CHIP_PX
+        skipped_L = _skippable(squares_MCHW).flatten() if self.skip_background else None
         if self.luminosity:
             squares_MCHW = standard_luminosity(squares_MCHW)
-        grid = squares_MCHW.shape[-1] // CHIP_PX
-        embeddings = self.backbone(cut(squares_MCHW)).mean(dim=(2, 3))
-        return embeddings.view(len(squares_MCHW), grid, grid, self.channels).permute(0, 3, 1, 2)
+        chips_LCHW = cut(squares_MCHW)
+        embeddings_LC = self._embed(chips_LCHW) if skipped_L is None else self._embed_others(chips_LCHW, skipped_L)
+        return embeddings_LC.view(squares, grid, grid, -1).permute(0, 3, 1, 2)
+
+    def _embed(self, chips_LCHW: Tensor) -> Tensor:
+        return self.backbone(chips_LCHW).mean(dim=(2, 3))
+
+    def _embed_others(self, chips_LCHW: Tensor, skipped_L: Tensor) -> Tensor:
+        seen = (~skipped_L).nonzero(as_tuple=True)
+        seen_LC = self._embed(chips_LCHW[seen])
+        all_LC = seen_LC.new_zeros(len(chips_LCHW), self.channels).index_put(seen, seen_LC)
+        return torch.cat([all_LC, skipped_L[:, None].to(all_LC.dtype)], dim=1)
 
     def freeze(self, stages: int | None) -> None:
         """See Backbone."""
@@ -65,3 +81,9 @@ def background(squares_MCHW: Tensor) -> Tensor:
     deviation_L = (squared_LCP.sum(dim=2) / pixels_L1).sqrt().amax(dim=1)
     grid = squares_MCHW.shape[-1] // CHIP_PX
     return (deviation_L < BACKGROUND).view(-1, grid, grid)
+
+
+def _skippable(squares_MCHW: Tensor) -> Tensor:
+    """Bool (M, G, G), True on background of squares that have something else."""
+    background_MGG = background(squares_MCHW)
+    return background_MGG & ~background_MGG.flatten(1).all(dim=1)[:, None, None]

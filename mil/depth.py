@@ -47,6 +47,18 @@ def stage_ends(net: Any) -> list[int]:
     return ends[-3:]
 
 
+def block_of(net: Any, reduction: int) -> int:
+    """The last of a model's intermediate maps in which `reduction` pixels a side are one position."""
+    name = net.default_cfg["architecture"]
+    if not hasattr(net, "forward_intermediates"):
+        raise ModelError(f"the backbone {name!r} gives no intermediate maps; leave --reduction out")
+    found = [info["reduction"] for info in net.feature_info]
+    if reduction not in found:
+        there = ", ".join(map(str, sorted(set(found))))
+        raise ModelError(f"--reduction {reduction} is none of the backbone {name!r}, whose maps have {there}")
+    return max(index for index, each in enumerate(found) if each == reduction)
+
+
 def maps_behind_pools(layers: nn.Sequential, maps_MCHW: Tensor) -> list[Tensor]:
     """Maps behind every max pool of a list of layers."""
     pooled = []

@@ -29,7 +29,7 @@ from mil.settings import DEFAULT_BACKBONE
 from mil.task import ANY_OF
 from mil.tracking import check_tracker
 from mil.trial import describe, explained, seconds_per_instance, try_model
-from mil.votes import refuse_other_folds
+from mil.votes import refuse_known_patients, refuse_other_folds
 from tiling.bag import NO_TILES, BagRef, read_bag
 from tiling.errors import TilingError
 from tiling.features import FEATURES, read_features
@@ -134,6 +134,7 @@ def _splits(report: Report, cohort: Cohort, recipe: Recipe) -> list[Split]:
     folds = report.attempt(lambda: make_folds(labels, spec.folds, spec.seed))
     if folds is None:
         return []
+    report.attempt(lambda: refuse_known_patients(cohort))
     report.attempt(lambda: refuse_other_folds(cohort, folds))
     splits = []
     for fold in range(len(folds.names)):

@@ -32,7 +32,7 @@ def explain(
     content = Content(tissue, prediction.attention, prediction.map_GG, tuple(overlays))
     lines = slide_id, run.card.task.in_words(prediction.probabilities), facts(bag)
     draw_slide(folder / f"{slide_id}.png", bag, content, lines)
-    write_geojson(folder / f"{slide_id}.geojson", bag, tissue, prediction.attention)
+    write_geojson(folder / f"{slide_id}.geojson", bag, tissue, prediction.attention, prediction.map_GG)
 
 
 def facts(bag: Bag) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mil.cohort import Cohort
 from mil.data import Reader
+from mil.encoded import Encodings
 from mil.errors import MilError, ModelError, Stopped
 from mil.folds import Split
 from mil.log import EpochLog
@@ -27,17 +28,18 @@ CHECKPOINT = "checkpoint.safetensors"
 def train_fold(
     cohort: Cohort, split: Split, recipe: Recipe, read: Reader, processes: Processes, folder: Path | None = None,
     stop: Stop | None = None, watch: Callable[[Sequence[EpochLog]], None] = lambda _: None,
+    encodings: Encodings | None = None,
 ) -> FoldResult:  # fmt: skip
     """Train on the training part of a split, keep the epoch that is best on its validation part, predict its test part.
 
     Without a validation part the last epoch is kept. `read` gives the instances of a bag. With a `folder` there is a
     checkpoint in it after each epoch and every few minutes, and a training of which there is one goes on from it.
-    `watch` is given the log after each epoch. Once `stop` says so, where the training stands is saved and Stopped
-    raised. Raises ModelError where the loss is no longer a number or memory does not suffice, RunError where the
-    checkpoint does not fit.
+    `watch` is given the log after each epoch. `encodings` has what a frozen backbone said of bags in another fold. Once
+    `stop` says so, where the training stands is saved and Stopped raised. Raises ModelError where the loss is no longer
+    a number or memory does not suffice, RunError where the checkpoint does not fit.
     """
     try:
-        fold = FoldTraining(cohort, split, recipe, read, processes)
+        fold = FoldTraining(cohort, split, recipe, read, processes, encodings)
         _train(fold, folder / CHECKPOINT if folder else None, stop or Stop(), watch)
         return fold.result()
     except (ValueError, RuntimeError, MemoryError) as error:

@@ -177,7 +177,8 @@ def _network(cohort: Cohort, recipe: Recipe, device: torch.device) -> tuple[Netw
     """The network as it is trained, with other weights and not compiled; and how much metadata it takes."""
     table = recipe.table
     metadata = fit_metadata(cohort.labels.table, table.categorical, table.numeric)
-    model = replace(recipe.model, pretrained=False, weights=None)
+    # How many chips of ChipNet are background is not known before: it is counted as if none were.
+    model = replace(recipe.model, pretrained=False, weights=None, mask_background=False)
     net = build_model(model, cohort.labels.task, cohort.bag_spec, metadata)
     prepare(net, replace(recipe.train, compile=False), device)
     return net.train(), metadata.width

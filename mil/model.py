@@ -97,13 +97,14 @@ def _milnet(spec: ModelSpec, task: Task, bag_spec: dict[str, Any], metadata: Met
 
 def _chipnet(spec: ModelSpec, task: Task, bag_spec: dict[str, Any], metadata: MetadataCoder | None) -> ChipNet:
     name = spec.backbone or DEFAULT_BACKBONE
-    chips = Chips(Backbone(name, CHIP_PX, spec.channels, spec.pretrained, px_flag=None), spec.luminosity)
+    backbone = Backbone(name, CHIP_PX, spec.channels, spec.pretrained, px_flag=None, reduction=spec.reduction)
+    chips = Chips(backbone, spec.luminosity, spec.mask_background)
     head = Head(
         chips.channels, task.logits, metadata=metadata.width if metadata else 0, metadata_hidden=spec.metadata_hidden
     )
     initialise(head, spec.head_init)
     silence(head, metadata.unknown if metadata else ())
-    return ChipNet(chips, head, spec.attention_hidden, spec.map_dropout, spec.dropout, spec.mask_background)
+    return ChipNet(chips, head, spec.attention_hidden, spec.map_dropout, spec.dropout)
 
 
 _BUILDERS = {"milnet": _milnet, "chipnet": _chipnet}
@@ -146,13 +147,18 @@ def _backbone(spec: ModelSpec) -> Backbone | GuidedBackbone:
     if spec.standardize:
         raise ModelError("--standardize is for bags of features; pixels are scaled as the backbone wants them")
     backbone = Backbone(
-        spec.backbone or DEFAULT_BACKBONE, spec.train_px, spec.channels, spec.pretrained, spec.luminosity
-    )
+        spec.backbone or DEFAULT_BACKBONE, spec.train_px, spec.channels, spec.pretrained, spec.luminosity,
+        reduction=spec.reduction,
+    )  # fmt: skip
     return backbone if spec.guided is None else GuidedBackbone(backbone, spec.guided)
 
 
 def _features(spec: ModelSpec, channels: int) -> Features:
     refuse_changed(
-        spec, ("backbone", "pretrained", "weights", "channels", "train_px", "luminosity", "guided", "positions")
-    )
+        spec,
+        (
+            "backbone", "pretrained", "weights", "channels", "reduction", "train_px", "luminosity", "guided",
+            "positions",
+        ),
+    )  # fmt: skip
     return Features(channels)

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from mil.data import square_tensor
+from mil.encoded import fingerprint
 from mil.errors import RunError
 from mil.labels import natural
 from mil.predict import Run, fold_folders, load_run, map_of, pick_device
@@ -30,6 +31,14 @@ class Picker:
         self._names = sorted(folds["fold"].unique(), key=natural)  # in the order of the run's models
         self._slides = dict(zip(folds["slide_id"], folds["fold"], strict=True))
         self._patients = dict(zip(folds["patient_id"], folds["fold"], strict=True))
+        # Where it was frozen all folds have the same backbone, and one of them asks it for all.
+        self._one_backbone = len({fingerprint(model.encoder.backbone) for model in run.models}) == 1
+        for model in run.models if self._one_backbone else ():
+            model.encoder.backbone.requires_grad_(False)
+
+    def fold_of(self, slide_id: str, patient_id: str | None = None) -> str | None:
+        """The fold that held out a slide, or its patient; None where the training had neither."""
+        return self._slides.get(slide_id) or self._patients.get(patient_id or "")
 
     def __call__(self, overview_rgb: np.ndarray, slide_id: str, patient_id: str | None = None) -> AttentionMap:
         """The map for an overview, RGB uint8 (H, W, 3).
@@ -37,10 +46,12 @@ class Picker:
         Of a slide that was in the training of the run, or whose patient was, only the fold that held it out is asked;
         of a new one all are, and the map is their mean. Computed by one thread, it has the same bytes whoever asks.
         """
-        fold = self._slides.get(slide_id) or self._patients.get(patient_id or "")
+        fold = self.fold_of(slide_id, patient_id)
         asked = range(len(self._names)) if fold is None else [self._names.index(fold)]
         square_M = square_tensor(overview_rgb, self.run.px).to(self.run.device)
-        with _one_thread():
+        with _one_thread(), torch.inference_mode():
+            if self._one_backbone:
+                square_M = self.run.models[0].through_frozen(square_M)
             map_GG = np.mean([map_of(self.run.models[place], square_M) for place in asked], axis=0)
         return AttentionMap(map_GG / map_GG.sum(), ALL if fold is None else fold, self.run_id)
 

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from mil.arrangement import GAP, MARGIN, NARROWEST_PANEL, Arrangement, Box, arrange
 from mil.canvas import HALO, Canvas
-from mil.colours import HEAT, NO_ATTENTION
+from mil.colours import HEAT, NO_ATTENTION, top_of
 from mil.shapes import Polygon, ranked, tile_boxes
 from tiling.bag import Bag
 from tiling.overview import square_of
@@ -68,14 +68,9 @@ def draw_slide(path: Path, bag: Bag, content: Content, lines: tuple[str, str, st
     overview = bag.overview_rgb()
     _draw_overview(canvas, plan.panels[0], bag, content, overview, colours, order, len(shown))
     if content.map_GG is not None:
-        _draw_map(canvas, plan.panels[1], bag, pale(overview), content.map_GG)
+        _draw_map(canvas, plan.panels[1], bag, pale(overview), content.map_GG, content.tissue)
     _draw_strip(canvas, plan, bag, content, shown, colours)
     canvas.save(path)
-
-
-def top_of(shares: np.ndarray) -> float:
-    """The end of a scale from 0 for shares of 1: the largest, or twice what each has where they are even."""
-    return float(min(1.0, max(shares.max(), 2 / shares.size)))
 
 
 def colours_of(bag: Bag, attention: np.ndarray | None) -> np.ndarray:
@@ -96,14 +91,14 @@ def _draw_overview(
     numbered: int,
 ) -> None:  # fmt: skip
     axis = _panel(canvas, box, bag, overview)
-    rings = [ring for polygon in content.tissue for ring in polygon]
-    axis.add_collection(LineCollection(rings, colors="black", linewidths=0.7, alpha=0.8), autolim=False)
+    _outline(axis, content.tissue)
     inches_per_px = box.width / bag.header.width_px
     _draw_tiles(axis, bag, colours, order[::-1], inches_per_px)  # those that count most lie above the others
     _number(axis, bag, order[:numbered], inches_per_px)
     below = _bar_place(box)
     if content.attention is None:
-        words = "the tiles; this model weighs none more than another"
+        looks = "looks at the whole slide, and at no tile" if content.map_GG is not None else "weighs none more"
+        words = f"the tiles, by the tiler's score; this model {looks}"
         canvas.text(box.left, box.top + box.height + 0.12, words, below.width, fontsize=8, color="0.3", va="top")
         return
     even = 1 / len(bag)
@@ -119,6 +114,11 @@ def _panel(canvas: Canvas, box: Box, bag: Bag, overview: np.ndarray) -> Axes:
     if header.mpp is not None:
         canvas.scale_bar(box, header.width_px * header.mpp)
     return axis
+
+
+def _outline(axis: Axes, tissue: list[Polygon]) -> None:
+    rings = [ring for polygon in tissue for ring in polygon]
+    axis.add_collection(LineCollection(rings, colors="black", linewidths=0.7, alpha=0.8), autolim=False)
 
 
 def _bar_place(box: Box) -> Box:
@@ -149,13 +149,16 @@ def _number(axis: Axes, bag: Bag, order: np.ndarray, inches_per_px: float) -> No
             text.set(ha="left", va="bottom")
 
 
-def _draw_map(canvas: Canvas, box: Box, bag: Bag, overview: np.ndarray, map_GG: np.ndarray) -> None:
+def _draw_map(
+    canvas: Canvas, box: Box, bag: Bag, overview: np.ndarray, map_GG: np.ndarray, tissue: list[Polygon]
+) -> None:
     """The map where its square lies; what of it is beside the slide is cut off."""
     axis = _panel(canvas, box, bag, overview)
     square = square_of(bag.header.width_px, bag.header.height_px)
     extent = (square.x0, square.x0 + square.side0_px, square.y0 + square.side0_px, square.y0)
     top, even = top_of(map_GG), 1 / map_GG.size
     axis.imshow(map_GG, HEAT, vmin=0, vmax=top, alpha=_MAP_ALPHA, extent=extent, aspect="auto", interpolation="nearest")
+    _outline(axis, tissue)  # under the map's colours alone it can hardly be told from glass
     frames = PatchCollection(
         _rectangles(tile_boxes(bag)), facecolors="none", edgecolors="white", linewidths=1.2, linestyles=":"
     )

@@ -14,6 +14,7 @@ from mil.checkpoint import ModelCard, save_model
 from mil.cohort import Cohort
 from mil.collect import collect
 from mil.data import Reader
+from mil.encoded import Encodings
 from mil.errors import RunError
 from mil.evaluation import Evaluation
 from mil.folds import Folds, Split, make_folds, make_splits
@@ -33,7 +34,7 @@ from mil.settings import DEFAULT_BACKBONE
 from mil.stop import Stop
 from mil.tracking import Tracking, check_tracker, open_tracker
 from mil.trial import try_model
-from mil.votes import refuse_other_folds
+from mil.votes import refuse_known_patients, refuse_other_folds
 from tiling.features import FEATURES
 from tiling.output import sweep, write_table
 
@@ -55,6 +56,7 @@ def make_plan(cohort: Cohort, recipe: Recipe, device: torch.device) -> Plan:
         half = half_precision(spec.precision, device)
         recipe = replace(recipe, train=replace(spec, precision="fp32" if half is None else "bf16"))
     folds = make_folds(labels, spec.folds, spec.seed)
+    refuse_known_patients(cohort)
     refuse_other_folds(cohort, folds)
     splits = make_splits(labels, folds, spec.valid_share, spec.seed)
     return Plan(recipe, folds, splits)
@@ -84,11 +86,12 @@ def train_run(
     processes.from_first(lambda: refuse_leaks(cohort, plan.splits))
     read = reader_of(cohort, plan.recipe, processes)
     processes.from_first(lambda: open_run(out, cohort, plan.recipe, plan.folds, sources or {}, resume, fold))
+    encodings = Encodings()
     for split in plan.splits if fold is None else [plan.splits[fold]]:
         folder = out / f"fold_{split.fold}"
         # Asked by the first for all: a file of another job may appear in between.
         if processes.from_first(lambda folder=folder: not _is_done(folder)):  # type: ignore[misc]
-            train_into(folder, cohort, plan, split, read, processes, stop or Stop())
+            train_into(folder, cohort, plan, split, read, processes, stop or Stop(), encodings)
     missing = processes.from_first(lambda: [each for each in plan.splits if not _is_done(out / f"fold_{each.fold}")])
     if missing and processes.is_first:
         sys.stderr.write(f"not done yet: fold {', '.join(_called(each) for each in missing)}\n")
@@ -123,8 +126,9 @@ def reader_of(cohort: Cohort, recipe: Recipe, processes: Processes) -> Reader:
 
 
 def train_into(
-    folder: Path, cohort: Cohort, plan: Plan, split: Split, read: Reader, processes: Processes, stop: Stop
-) -> None:
+    folder: Path, cohort: Cohort, plan: Plan, split: Split, read: Reader, processes: Processes, stop: Stop,
+    encodings: Encodings,
+) -> None:  # fmt: skip
     """Train a fold into its folder, going on from the checkpoint there; its oof.csv is written last."""
     if processes.is_first:
         folder.mkdir(exist_ok=True)
@@ -145,7 +149,7 @@ def train_into(
             write_table(folder / LOG, EpochLog._fields, log)
             tracker_from(log[-1].epoch).epoch(log[-1])
 
-        result = train_fold(cohort, split, plan.recipe, read, processes, folder, stop, watch)
+        result = train_fold(cohort, split, plan.recipe, read, processes, folder, stop, watch, encodings)
         if processes.is_first:
             targets = cohort.labels.targets[split.test]
             figures = {key: METRICS[key](result.probabilities, targets) for key in ("auc", "log_loss")}

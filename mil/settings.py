@@ -65,6 +65,9 @@ class ModelSpec:
     pretrained: bool = setting(False, "start from the weights timm's hub has for it")
     weights: str | None = setting(None, "start from the weights in this file (safetensors or a state dict)")
     channels: Literal["rgb", "r", "g", "b"] = setting("rgb", "colour planes that the backbone sees")
+    reduction: int | None = setting(
+        None, "cut the backbone off behind the last block in which so many pixels a side are one position, such as 16"
+    )
     train_px: int = setting(256, "side to which tiles are reduced for the backbone, in pixels")
     luminosity: bool = setting(False, "scale the brightness of each tile so that its brightest twentieth is white")
     guided: Literal["softmax", "sigmoid"] | None = setting(
@@ -91,7 +94,7 @@ class ModelSpec:
         224, "ChipNet: side of the square that it sees of a slide, a multiple of 32; larger, its map is finer"
     )
     map_dropout: float = setting(0.0, "ChipNet: dropout of channels of the chips' embeddings")
-    mask_background: bool = setting(False, "ChipNet: no attention on chips that are nothing but background")
+    mask_background: bool = setting(False, "ChipNet: skip chips of nothing but background, which get no attention")
 
     def __post_init__(self) -> None:
         check(
@@ -105,6 +108,8 @@ class ModelSpec:
             raise SettingsError(f"--embed takes widths of at least 1, not {min(self.embed)}")
         if self.pretrained and self.weights is not None:
             raise SettingsError("give --pretrained or --weights, not both")
+        if self.guided is not None and self.reduction is not None:
+            raise SettingsError("--guided looks at the last three stages of a backbone; leave --reduction out")
         default = {field.name: field.default for field in fields(self)}
         other = _OF_CHIPNET if self.arch == "milnet" else _OF_MILNET
         if changed := [name for name in other if getattr(self, name) != default[name]]:

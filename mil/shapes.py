@@ -5,6 +5,7 @@ from contourpy import FillType, contour_generator
 from PIL import Image
 
 from tiling.bag import Bag
+from tiling.overview import square_of
 from tiling.tissue import tissue_mask
 
 Polygon = list[np.ndarray]  # closed rings float (n, 2) of x0, y0: the outer one, then those of its holes
@@ -19,6 +20,19 @@ def tile_boxes(bag: Bag) -> np.ndarray:
     right, bottom = bag.x0 + header.side0_px, bag.y0 + header.side0_px
     boxes = np.stack([bag.x0, bag.y0, right, bottom], axis=1)
     return boxes.clip(0, [header.width_px, header.height_px] * 2)
+
+
+def cell_boxes(bag: Bag, cells: int) -> np.ndarray:
+    """Left, top, right and bottom of each cell of a map over the slide's `square_of`, float64 (cells, cells, 4).
+
+    Only the part of a cell that is slide: one beside it has no width, or no height.
+    """
+    width_px, height_px = bag.header.width_px, bag.header.height_px
+    square = square_of(width_px, height_px)
+    edges = np.arange(cells + 1) * (square.side0_px / cells)
+    x, y = (square.x0 + edges).clip(0, width_px), (square.y0 + edges).clip(0, height_px)
+    rows, columns = np.indices((cells, cells))
+    return np.stack([x[columns], y[rows], x[columns + 1], y[rows + 1]], axis=-1)
 
 
 def ranked(bag: Bag, attention: np.ndarray | None) -> np.ndarray:

@@ -21,7 +21,7 @@ from mil.chance import seed_of
 from mil.chipnet import entropy
 from mil.cohort import Cohort
 from mil.data import BagDataset, Batch, Reader
-from mil.encoded import encode_once
+from mil.encoded import MOST_BYTES, Encodings, encode_once
 from mil.errors import ModelError, RunError, Stopped, cause
 from mil.feed import feed
 from mil.folds import Split
@@ -35,8 +35,8 @@ from mil.optim import make_optimizer, prepare
 from mil.order import Batches
 from mil.predict import predict_batches
 from mil.processes import Processes
-from mil.readers import KEPT_BYTES
 from mil.recipe import Recipe
+from mil.room import available_bytes
 from mil.schedule import Schedule
 from mil.stop import Stop
 
@@ -53,7 +53,10 @@ class FoldResult(NamedTuple):
 class FoldTraining:
     """A fold in training: all that changes while it learns, which is what a checkpoint holds."""
 
-    def __init__(self, cohort: Cohort, split: Split, recipe: Recipe, read: Reader, processes: Processes) -> None:
+    def __init__(
+        self, cohort: Cohort, split: Split, recipe: Recipe, read: Reader, processes: Processes,
+        encodings: Encodings | None = None,
+    ) -> None:  # fmt: skip
         self.cohort, self.split, self.recipe, self.read, self.processes = cohort, split, recipe, read, processes
         labels, spec, optim = cohort.labels, recipe.train, recipe.optim
         train = labels.at(split.train)
@@ -76,8 +79,10 @@ class FoldTraining:
         self.averaging = Averaging(optim.ema, optim.average_last)
         self.scaler = torch.amp.GradScaler(enabled=self.net.half_precision is torch.float16)
         self.augment = Augment(recipe.augment)
-        if self.net.is_frozen and not self.augment.steps:
-            self.read = self._encoded() or read
+        # Of overviews, which have all chips of a slide, the frozen backbone's maps are turned in place of the pixels.
+        self.moves_maps = self.net.is_frozen and recipe.model.takes_overviews and self.augment.only_moves
+        if self.moves_maps or (self.net.is_frozen and not self.augment.steps):
+            self.read = self._encoded(encodings or Encodings()) or read
             self.data.read = self.read
         self.epoch = self.step = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=processes.device)
@@ -201,7 +206,10 @@ class FoldTraining:
 
     def _learn(self, batch: Batch, weight: float) -> None:
         """Add the gradient of a batch's part in a step whose terms weigh `weight`."""
-        instances, mask = self.augment(batch.instances_M, batch.mask_BN)
+        instances, mask = batch.instances_M, batch.mask_BN
+        if self.moves_maps and not instances.is_floating_point():
+            instances = self.net.through_frozen(instances)
+        instances, mask = self.augment(instances, mask)
         output = self.net(instances, mask, batch.metadata_BF)
         total = self.loss(output.logits_BK, batch.target_B)
         if self.recipe.loss.map_entropy:
@@ -253,14 +261,19 @@ class FoldTraining:
             logits, places = predict_batches(self.net, _until(ask, batches))
         return self.processes.gather_rows(logits, places, len(rows))
 
-    def _encoded(self) -> Reader | None:
+    def _encoded(self, encodings: Encodings) -> Reader | None:
         """Reads bags as the frozen backbone sees them, if that fits into memory."""
+        maps = encodings.by(self.net)
         rows = np.concatenate([self.split.train, self.split.valid, self.split.test])
+        rows = rows[[self.cohort.bags[row] not in maps for row in rows]]
+        if not len(rows):
+            return maps.__getitem__
         data, some = self._dataset(rows), self.recipe.train.batch_size
         plan = np.split(np.arange(len(rows)), range(some, len(rows), some))
         instances = sum(self.cohort.sizes[row] for row in rows)
         with closing(self._feed(data, plan)) as batches:
-            return encode_once(self.net, batches, data.bags, instances, KEPT_BYTES)
+            most_bytes = min(MOST_BYTES, available_bytes(torch.device("cpu")) // 2)
+            return encode_once(self.net, batches, data.bags, instances, most_bytes, maps)
 
     def _dataset(self, rows: np.ndarray) -> BagDataset:
         labels = self.cohort.labels

@@ -15,6 +15,24 @@ _REMEDY = (
 )
 
 
+def refuse_known_patients(cohort: Cohort) -> None:
+    """Raise LabelsError, naming two slides, where all folds voted for one and a single one for the other of a patient.
+
+    All but that one had learned from the patient; nobody had told the tiler whose the first slide is.
+    """
+    table = cohort.labels.table
+    slides, patients = table["slide_id"], table["patient_id"]
+    of_one_fold = {patients[place]: place for place, vote in enumerate(cohort.votes) if vote not in (None, ALL)}
+    for place, vote in enumerate(cohort.votes):
+        known = of_one_fold.get(patients[place])
+        if vote == ALL and known is not None:
+            raise LabelsError(
+                f"the tiles of {slides[place]!r} were picked by all folds of a ChipNet, though all but fold "
+                f"{cohort.votes[known]} have seen its patient, {patients[place]!r} (by {slides[known]!r}): pick them "
+                "again with a slides table that has its patient_id as the folds.csv of the ChipNet run has it"
+            )
+
+
 def refuse_other_folds(cohort: Cohort, folds: Folds) -> None:
     """Raise LabelsError, naming two slides, where they are not as together, or apart, as the ChipNet run had them.
 

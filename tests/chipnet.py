@@ -37,10 +37,13 @@ class Picker:
         self.run_id = hashlib.sha256(content.encode()).hexdigest()[:16]
         self.map_GG, self.votes = json.loads(content).values()
 
+    def fold_of(self, slide_id: str, patient_id: str | None = None) -> str | None:
+        vote: str | None = self.votes.get(slide_id) or self.votes.get(patient_id or "")
+        return vote
+
     def __call__(self, overview_rgb: np.ndarray, slide_id: str, patient_id: str | None = None) -> AttentionMap:
         map_GG = np.array(self.map_GG) if self.map_GG is not None else where_dark(overview_rgb)
-        vote = self.votes.get(slide_id) or self.votes.get(patient_id or "", "all")
-        return AttentionMap(map_GG / map_GG.sum(), vote, self.run_id)
+        return AttentionMap(map_GG / map_GG.sum(), self.fold_of(slide_id, patient_id) or "all", self.run_id)
 
 
 def where_dark(overview_rgb: np.ndarray) -> np.ndarray:

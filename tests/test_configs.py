@@ -50,11 +50,16 @@ TRAINING: dict[str, dict[str, Any]] = {
         "arch": "chipnet", "overview_px": 224, "lr": 5e-5, "lr_attention": 1e-4, "lr_head": 1e-4, "pretrained": False,
         "mask_background": True,
     },
+    "chipnet-frozen": {
+        "arch": "chipnet", "backbone": "tf_efficientnet_lite0", "reduction": 32, "freeze": None, "map_entropy": -0.3,
+        "overview_px": 512, "pretrained": False, "weights": None,
+    },
 }  # fmt: skip
 # What makes a recipe small enough for a test; the backbone is then the smallest of its kind.
 SMALL_TILES = {"slide16": ["--size", "64", "--longest-edge", "512"], "demo": ["--size", "64"]}
 SMALL = {
     "chipnet": ["--batch-size", "2", "--backbone", "test_resnet"],
+    "chipnet-frozen": ["--batch-size", "2", "--backbone", "test_efficientnet"],
     "demo": ["--batch-size", "2"],
     "slide16": ["--batch-size", "2", "--backbone", "test_efficientnet"],
     "skin-metadata": [

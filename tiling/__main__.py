@@ -6,7 +6,16 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from tiling import cli
-from tiling.running import add_chipnet, add_running, chipnet_from, out_from, runner_from, shard_from, summary
+from tiling.running import (
+    add_chipnet,
+    add_running,
+    chipnet_from,
+    out_from,
+    runner_from,
+    shard_from,
+    summary,
+    tell_strangers,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,6 +50,8 @@ def _work(args: Namespace) -> int:
     spec = cli.settings_from(args, TileSpec)
     slides = shard.pick(find_slides(map(Path, args.slides), cli.default_mpp_from(args)))
     chipnet = chipnet_from(args, spec.rank, spec.needs_chipnet)
+    if chipnet is not None:
+        tell_strangers(chipnet, slides)
     with cli.interrupted_by_sigterm():
         rows = tile_batch(slides, spec, out, run, args.overwrite, shard, chipnet)
     return summary(rows, out, shard)

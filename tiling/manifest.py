@@ -20,6 +20,7 @@ class ManifestRow(NamedTuple):
     """What became of a slide; `error` says why it has no bag, `note` what is to be known of one that it has.
 
     `status` is done, empty (no tissue), failed, or waiting (the batch has not come to it yet, or was ended before).
+    What in a note holds for its slide alone, such as a figure, stands in brackets.
     """
 
     slide_id: str
@@ -29,6 +30,11 @@ class ManifestRow(NamedTuple):
     seconds: float
     error: str
     note: str = ""
+
+    @property
+    def kind_of_note(self) -> str:
+        """The note without what is in brackets, the same for all slides to which the same has happened."""
+        return re.sub(r" *\([^()]*\)", "", self.note)
 
 
 class Manifest(NamedTuple):

@@ -3,6 +3,7 @@
 The only module of this package that imports one of the other, and only where a ChipNet was asked for.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 
 from tiling.errors import InputError, SlideError
 from tiling.pick import AttentionMap
+from tiling.sources import SlideRef
 
 
 class Chipnet(NamedTuple):
@@ -66,6 +68,15 @@ def chipnet_for(path: str | None, digest: str | None, tiles: bool) -> Chipnet | 
             f"picked by {digest}; give that one"
         )
     return chipnet
+
+
+def strangers(chipnet: Chipnet, slides: Iterable[SlideRef]) -> list[SlideRef]:
+    """Those of some slides of which nobody knows whether the run has seen their patient.
+
+    They have no patient_id, and were not in the training of the run under their name.
+    """
+    picker = _load(chipnet.run)
+    return [slide for slide in slides if slide.patient_id is None and picker.fold_of(slide.slide_id) is None]
 
 
 @lru_cache(maxsize=1)

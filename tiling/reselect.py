@@ -24,7 +24,16 @@ from tiling.picker import Chipnet, look_at
 from tiling.places import Places
 from tiling.progress import progress
 from tiling.rank import Grid, make_grid
-from tiling.running import add_chipnet, add_running, chipnet_from, out_from, runner_from, shard_from, summary
+from tiling.running import (
+    add_chipnet,
+    add_running,
+    chipnet_from,
+    out_from,
+    runner_from,
+    shard_from,
+    summary,
+    tell_strangers,
+)
 from tiling.slide import Slide, open_slide
 from tiling.sources import SlideRef, find_slides
 from tiling.spec import TileSpec
@@ -80,6 +89,7 @@ def _work(args: Namespace) -> int:
     chipnet = chipnet_from(args, spec.rank, needed=True)
     assert chipnet is not None
     slides, others = shard.pick(old.slides), _without_bag(source)
+    tell_strangers(chipnet, slides)
     theirs = {name: others[name] for name in (slide.slide_id for slide in shard.pick(_named(others)))}
     make = partial(reselected, Path(os.path.abspath(source.path)), spec, chipnet)
     with cli.interrupted_by_sigterm():

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tiling.manifest import ManifestRow
     from tiling.picker import Chipnet
     from tiling.shards import Shard
+    from tiling.sources import SlideRef
+
+_NAMED = 5  # slides
 
 
 def add_running(parser: ArgumentParser, what: str) -> None:
@@ -88,6 +91,24 @@ def chipnet_from(args: Namespace, rank: str, needed: bool) -> "Chipnet | None":
     from tiling.picker import open_chipnet
 
     return open_chipnet(Path(args.chipnet))
+
+
+def tell_strangers(chipnet: "Chipnet", slides: "Sequence[SlideRef]") -> None:
+    """Say which slides the ChipNet run does not know by name, and so may know by their patients.
+
+    No error: mostly they are of new patients.
+    """
+    from tiling.picker import strangers
+
+    new = [shown(slide.slide_id) for slide in strangers(chipnet, slides)]
+    if new:
+        more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
+        print(
+            f"{len(new)} of {len(slides)} slides are new to the ChipNet run and have no patient_id, so all its folds "
+            f"look at them: {', '.join(new[:_NAMED])}{more}. If it was trained on a patient among theirs, give a "
+            "slides table with slide_id, path and patient_id: only the fold that has not seen the patient must look",
+            file=sys.stderr,
+        )
 
 
 def summary(rows: "Sequence[ManifestRow]", out: Path, shard: "Shard") -> int:

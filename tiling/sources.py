@@ -105,7 +105,8 @@ def _slides_in_table(table: Path) -> list[SlideRef]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            rows, columns = list(reader), list(reader.fieldnames or ())
+            reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or ()]
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read the slides table {str(table)!r} ({error}); save it as CSV in UTF-8") from error
     missing = {"slide_id", "path"} - set(columns)
@@ -134,7 +135,9 @@ def _slide_of_row(table: Path, number: int, row: dict[str, str]) -> SlideRef:
         ) from None
     if mpp is not None and not is_mpp(mpp):
         raise InputError(f"{where} has the mpp {mpp}; give µm per pixel, such as 0.25, or leave it empty")
-    return SlideRef(slide_id, table.parent / path, mpp, plain(row.get("patient_id") or "") or None)
+    # A blank too many would make another patient, whom no fold has held out; labels tables are read so too.
+    patient_id = plain((row.get("patient_id") or "").strip())
+    return SlideRef(slide_id, table.parent / path, mpp, patient_id or None)
 
 
 def _refuse_duplicates(slides: list[SlideRef]) -> None:

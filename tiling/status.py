@@ -1,4 +1,4 @@
-"""`python -m tiling.status BAGS`: how far a batch is, what failed and why, and how long is left."""
+"""`python -m tiling.status BAGS`: how far a batch is, what failed and why, what is noted, and how long is left."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ GONE = "its bag is gone; run the same again"
 
 _PAUSE_S = 600.0  # no slide takes longer unless it is told to: a longer time without a bag is one without a job
 _RECENT = 200  # bags whose times say how fast it goes
-_SLIDES_SHOWN = 5  # of each cause
+_SLIDES_SHOWN = 5  # of each cause, and of each kind of note
 
 
 class Status(NamedTuple):
@@ -115,6 +115,7 @@ def report(status: Status, now_s: float) -> Iterator[str]:
     for shard in status.not_started:
         yield f"  shard {shard}: not started"
     yield from _causes(status.rows.values())
+    yield from _notes(status.rows.values())
     if not status.complete:
         yield left(status, now_s)
 
@@ -129,13 +130,26 @@ def _counts(rows: Iterable[ManifestRow]) -> str:
 
 def _causes(rows: Iterable[ManifestRow]) -> Iterator[str]:
     """The causes of failures, the most frequent first, each with some of its slides."""
+    failed = [row for row in rows if row.status == "failed"]
+    yield from _groups((row.error.replace(repr(row.path), "the slide"), row.slide_id) for row in failed)
+
+
+def _notes(rows: Iterable[ManifestRow]) -> Iterator[str]:
+    """What manifests note of bags that are there, the most frequent first, each with some of the slides."""
+    noted = [row for row in rows if row.status == "done" and row.note]
+    if noted:
+        yield f"  {len(noted)} bags have a note:"
+        yield from (f"  {line}" for line in _groups((row.kind_of_note, row.slide_id) for row in noted))
+
+
+def _groups(said: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """A line for each thing that is said of slides, given with their names."""
     slides = defaultdict(list)
-    for row in rows:
-        if row.status == "failed":
-            slides[row.error.replace(repr(row.path), "the slide")].append(row.slide_id)
-    for cause, names in sorted(slides.items(), key=lambda item: (-len(item[1]), item[0])):
+    for what, name in said:
+        slides[what].append(name)
+    for what, names in sorted(slides.items(), key=lambda item: (-len(item[1]), item[0])):
         more = f" and {len(names) - _SLIDES_SHOWN} more" if len(names) > _SLIDES_SHOWN else ""
-        yield f"  {len(names)} × {shown(cause)}: {', '.join(map(shown, names[:_SLIDES_SHOWN]))}{more}"
+        yield f"  {len(names)} × {shown(what)}: {', '.join(map(shown, names[:_SLIDES_SHOWN]))}{more}"
 
 
 def left(status: Status, now_s: float) -> str:

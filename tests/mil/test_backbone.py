@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mil.backbone import Backbone
 from mil.depth import parameter_stages
-from mil.errors import ModelError
+from mil.errors import ModelError, SettingsError
+from mil.settings import ModelSpec
 
 
 class Family(NamedTuple):
@@ -510,3 +511,42 @@ class TestRefused:
             ModelError, match="there are no pretrained weights of 'alexnet'; train without --pretrained"
         ):
             Backbone("alexnet", 64, pretrained=True)
+
+
+class TestReduction:
+    @pytest.mark.parametrize(
+        ("name", "reduction", "channels"),
+        [("resnet18", 16, 256), ("test_efficientnet", 32, 64), ("test_vit", 16, 64), ("test_convnext", 8, 32)],
+    )
+    def test_is_the_intermediate_map_of_timm(self, name: str, reduction: int, channels: int) -> None:
+        torch.manual_seed(0)
+        backbone = Backbone(name, 64, reduction=reduction).eval()
+        torch.manual_seed(0)
+        whole = Backbone(name, 64).eval()
+        images = pictures(2, 64)
+        with torch.inference_mode():
+            maps = backbone(images)
+            all_maps = whole.net.forward_intermediates(whole.scaled(images), intermediates_only=True, output_fmt="NCHW")
+        expected = [each for each in all_maps if each.shape[-1] == 64 // reduction][-1]
+        assert maps.shape == (2, channels, 64 // reduction, 64 // reduction)
+        assert torch.equal(maps, expected)
+        assert backbone.channels == channels
+
+    def test_what_lies_behind_is_cut_off(self) -> None:
+        backbone = Backbone("resnet18", 64, reduction=16)
+        found = {name.split(".")[1] for name, _ in backbone.named_parameters()}
+        assert found == {"conv1", "bn1", "layer1", "layer2", "layer3"}
+        backbone(pictures(2, 64)).sum().backward()
+        assert all(weight.grad is not None for weight in backbone.parameters())
+        copied = copy.deepcopy(backbone).eval()
+        with torch.no_grad():
+            copied.net.conv1.weight.zero_()
+            assert not torch.equal(copied(pictures(2, 64)), backbone.eval()(pictures(2, 64)))
+
+    def test_none_such(self) -> None:
+        with pytest.raises(
+            ModelError, match="--reduction 3 is none of the backbone 'resnet18', whose maps have 2, 4, 8, 16, 32"
+        ):
+            Backbone("resnet18", 64, reduction=3)
+        with pytest.raises(SettingsError, match="--guided looks at the last three stages of a backbone; leave --reduc"):
+            ModelSpec(guided="softmax", reduction=16)

@@ -73,7 +73,7 @@ class Given(nn.Module):
 
 def by_hand(scores: list[Any], mask_background: bool = False) -> ChipNet:
     """ChipNet whose embeddings are the colours of chips, of given scores, whose logits are what the head is given."""
-    net = ChipNet(chips(), Head(3, 3), mask_background=mask_background).eval()
+    net = ChipNet(chips(skip_background=mask_background), Head(3, 3)).eval()
     net.score = Given(scores)  # type: ignore[assignment]
     net.norm[2] = nn.Identity()
     with torch.no_grad():
@@ -162,6 +162,21 @@ class TestBackground:
         assert output.map_BGG is not None
         assert output.map_BGG.tolist() == [[[0.25, 0.25], [0.25, 0.25]], [[1, 0], [0, 0]]]
         assert output.logits_BK[0].tolist() == [*GLASS]
+
+    def test_is_a_neighbour_of_zeros(self) -> None:
+        """The score of a cell is here the red of the 3 x 3 about it; two of the three with tissue are neighbours."""
+        net = by_hand([[[0.0]]], mask_background=True)
+        conv = nn.Conv2d(3, 1, 3, padding=1, bias=False)
+        with torch.no_grad():
+            conv.weight.copy_(torch.tensor([0.01, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 3, 3))
+        net.score = conv  # type: ignore[assignment]
+        picture = square(paint(96, 96, *((x0, y0, 16, STROMA) for x0, y0 in ((0, 0), (32, 0), (64, 64)))))
+        red = 0.01 * picture[0, 0, :32, :32].double().mean().item()
+        output = net(picture, one_each(picture))
+        assert output.map_BGG is not None
+        expected = torch.zeros(3, 3)
+        expected[[0, 0, 2], [0, 1, 2]] = torch.tensor([2 * red, 2 * red, red]).softmax(0)
+        torch.testing.assert_close(output.map_BGG[0], expected)
 
     @pytest.mark.parametrize("mask_background", [False, True])
     def test_what_a_frozen_backbone_gave_leads_to_the_same(self, mask_background: bool) -> None:

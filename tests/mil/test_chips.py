@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mil.backbone import Backbone
 from mil.chips import Chips, background, cut
 from mil.data import square_tensor
-from tests.conftest import GLASS, STROMA, paint
+from tests.conftest import GLASS, NUCLEI, STROMA, paint
 
 
 class Colours(nn.Module):
@@ -22,9 +22,9 @@ class Colours(nn.Module):
         return nn.functional.avg_pool2d(images_MCHW.float(), 16)
 
 
-def chips(luminosity: bool = False) -> Chips:
+def chips(luminosity: bool = False, skip_background: bool = False) -> Chips:
     backbone: Any = Colours()
-    return Chips(backbone, luminosity)
+    return Chips(backbone, luminosity, skip_background)
 
 
 def square(rgb: np.ndarray) -> Tensor:
@@ -64,6 +64,34 @@ def test_brightness_is_that_of_the_square() -> None:
     picture = square(paint(64, 64, (0, 0, 32, (100, 100, 100))))
     maps = chips(luminosity=True)(picture)
     assert maps[0, 0, 0, 0] < 0.5 * maps[0, 0, 1, 1]
+
+
+class TestSkipping:
+    def test_background_is_not_seen_and_marked(self) -> None:
+        """Of the second square, which is nothing but glass, all chips are seen."""
+        net = chips(skip_background=True)
+        seen: list[int] = []
+        net.backbone.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+        squares = torch.cat([square(paint(64, 64, (4, 4, 20, STROMA), (40, 36, 20, STROMA))), square(paint(64, 64))])
+        maps, expected = net(squares), chips()(squares)
+        assert seen == [2 + 4]
+        assert maps[:, 3].tolist() == [[[0, 1], [1, 0]], [[0, 0], [0, 0]]]
+        assert torch.equal(maps[:, :3], torch.where(maps[:, 3:] > 0, 0, expected))
+
+    def test_gradients_are_those_of_the_chips_that_are_seen(self) -> None:
+        torch.manual_seed(0)
+        real = Backbone("test_resnet", 32).eval()
+        picture = square(paint(64, 64, (4, 4, 20, STROMA), (36, 36, 20, NUCLEI)))
+        weight = next(real.parameters())
+        found = []
+        for skip_background in (False, True):
+            maps = Chips(real, skip_background=skip_background)(picture)
+            (maps[0, 0, 0, 0] - 2 * maps[0, 1, 1, 1]).backward()
+            assert weight.grad is not None
+            found.append(weight.grad)
+            weight.grad = None
+        assert found[0].abs().sum() > 0
+        torch.testing.assert_close(found[1], found[0])
 
 
 class TestBackground:

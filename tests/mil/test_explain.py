@@ -55,7 +55,8 @@ def test_a_picture_and_a_geojson_a_slide(tmp_path: Path) -> None:
     explain(tmp_path, bag.header.slide_id, run, bag, predict_bag(run, bag)._replace(map_GG=map_GG), None, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cost $_^$ 肾.geojson", "cost $_^$ 肾.png"]
     found = json.loads((tmp_path / "cost $_^$ 肾.geojson").read_text())["features"]
-    assert [each["properties"]["objectType"] for each in found] == ["annotation", "tile", "tile"]
+    # The slide, 400 × 200 px, is in five of the seven rows of its square.
+    assert [each["properties"]["objectType"] for each in found] == ["annotation", *["detection"] * 35, "tile", "tile"]
 
 
 def test_grad_cam_is_for_the_most_probable_class_in_the_order_of_the_strip(

@@ -4,16 +4,19 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from mil.checkpoint import load_model
+from mil.chips import Chips
 from mil.data import square_tensor
 from mil.errors import RunError
-from mil.picking import load_picker
-from mil.predict import load_run, predict_bag
+from mil.picking import Picker, load_picker
+from mil.predict import load_run, map_of, predict_bag
+from mil.run_folder import read_text
 from tests.conftest import Trained
 from tiling.bag import read_bag
 
@@ -65,6 +68,7 @@ def test_a_patient_of_the_training_is_held_out_with_its_new_slides(trained_chipn
     pick = load_picker(trained_chipnet.run)
     rgb, fold = overview(trained_chipnet, "s00"), str(fold_of(trained_chipnet, "s00"))
     assert pick(rgb, "another", "p00").folds == fold
+    assert (pick.fold_of("s00"), pick.fold_of("another", "p00"), pick.fold_of("another")) == (fold, fold, None)
     np.testing.assert_array_equal(pick(rgb, "another", "p00").map_GG, pick(rgb, "s00").map_GG)
 
 
@@ -82,6 +86,34 @@ def test_scoring_gives_the_same_map(trained_chipnet: Trained) -> None:
     assert prediction.map_GG is not None
     found = load_picker(trained_chipnet.run)(overview(trained_chipnet, "s00"), "new")
     np.testing.assert_allclose(prediction.map_GG, found.map_GG, rtol=1e-5)
+
+
+def test_a_backbone_that_all_folds_have_is_asked_once(
+    trained_chipnet: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load_run(trained_chipnet.run, torch.device("cpu"))
+    weights = run.models[0].encoder.backbone.state_dict()
+    for model in run.models:
+        model.encoder.backbone.load_state_dict(weights)
+    table = read_text(trained_chipnet.run / "folds.csv", "slide_id", "patient_id", "fold")
+    rgb = overview(trained_chipnet, table["slide_id"][0])
+    square = square_tensor(rgb, run.px)
+    expected = np.mean([map_of(model, square) for model in run.models], axis=0)
+    seen: list[int] = []
+    monkeypatch.setattr("mil.chips.Chips._embed", _counting(seen))
+    found = Picker(run, table, "")(rgb, "new")
+    assert len(seen) == 1
+    np.testing.assert_allclose(found.map_GG, expected / expected.sum(), rtol=1e-5)
+
+
+def _counting(seen: list[int]) -> Any:
+    embed = Chips._embed
+
+    def counting(self: Chips, chips_LCHW: torch.Tensor) -> torch.Tensor:
+        seen.append(len(chips_LCHW))
+        return embed(self, chips_LCHW)
+
+    return counting
 
 
 def test_threads_are_as_they_were(trained_chipnet: Trained) -> None:

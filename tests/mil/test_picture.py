@@ -10,7 +10,7 @@ from PIL import Image
 
 from mil.arrangement import Box, arrange
 from mil.panels import DPI
-from mil.picture import Content, Overlay, colours_of, draw_slide, pale, strip_length, top_of
+from mil.picture import Content, Overlay, colours_of, draw_slide, pale, strip_length
 from mil.shapes import tissue_polygons
 from tests.mil.drawn import GLASS, a_bag
 from tiling.bag import Bag
@@ -117,6 +117,15 @@ def test_heat_lies_over_its_tile(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixel(tiles[1][0], 0.9, 0.1), (255, 255, 255), atol=2)  # the tile alone, above
 
 
+def test_the_tissue_is_outlined_on_the_map_too(tmp_path: Path) -> None:
+    bag = a_bag([(380, 180)], side0_px=20, mpp=None)  # its tissue ends at x0 = 100
+    panels = []
+    for tissue in ([], tissue_polygons(bag)):
+        pixel, (_, panel), _ = drawn(tmp_path / "a.png", bag, Content(tissue, None, np.full((4, 4), 1 / 16)))
+        panels.append(min(pixel(panel, x0 / 400, 0.4).sum() for x0 in np.arange(98, 102, 0.25)))
+    assert panels[1] < 0.75 * panels[0]
+
+
 @pytest.mark.parametrize("tiles", [1, 2, 7, 64])
 @pytest.mark.parametrize("size", [(5000, 400), (300, 4000)])
 def test_any_slide_with_any_tiles_is_drawn(tiles: int, size: tuple[int, int], tmp_path: Path) -> None:
@@ -127,8 +136,5 @@ def test_any_slide_with_any_tiles_is_drawn(tiles: int, size: tuple[int, int], tm
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_scales_reach_twice_what_is_even() -> None:
-    assert top_of(np.full(16, 1 / 16)) == 2 / 16
-    assert top_of(np.array([0.7, 0.2, 0.1])) == 0.7
-    assert top_of(np.array([1.0])) == 1.0
+def test_without_attention_tiles_are_orange() -> None:
     assert colours_of(a_bag([(0, 0)] * 2), None)[1, :3].tolist() == [230 / 255, 159 / 255, 0]

@@ -170,8 +170,9 @@ def test_another_run_is_not_gone_on_with(cohort_of_bags: Cohort, undisturbed: Pa
     with pytest.raises(RunError, match=r"was begun with lr 0.001, not 0.002; give what it was begun with, or choose"):
         train_run(cohort_of_bags, undisturbed, RECIPE.but(lr=2e-3), ONE, resume=True)
     fewer = cohort_of_bags._replace(
-        labels=cohort_of_bags.labels.at(range(2, 12)), bags=cohort_of_bags.bags[2:], sizes=cohort_of_bags.sizes[2:]
-    )
+        labels=cohort_of_bags.labels.at(range(2, 12)), bags=cohort_of_bags.bags[2:], sizes=cohort_of_bags.sizes[2:],
+        votes=cohort_of_bags.votes[2:],
+    )  # fmt: skip
     with pytest.raises(
         RunError, match="was begun with other slides, labels, metadata or folds than --labels and --bags have"
     ):

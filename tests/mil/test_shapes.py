@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mil.shapes import outlines, ranked, tile_boxes, tissue_polygons
+from mil.shapes import cell_boxes, outlines, ranked, tile_boxes, tissue_polygons
 from tests.mil.drawn import a_bag
 
 
@@ -65,3 +65,12 @@ def test_overview_s_tissue_is_outlined() -> None:
     ((ring,),) = tissue_polygons(a_bag([(0, 0)], tissue=(100, 40, 300, 120)))
     assert ring.min(axis=0) == pytest.approx([100, 40], abs=3)  # the overview is a JPEG
     assert ring.max(axis=0) == pytest.approx([300, 120], abs=3)
+
+
+def test_cells_of_a_map_end_where_the_slide_does() -> None:
+    tall = a_bag([(0, 0)], 100, 300)  # its square begins 100 px to the left
+    boxes = cell_boxes(tall, 2)
+    assert boxes.shape == (2, 2, 4)
+    assert boxes[0].tolist() == [[0, 0, 50, 150], [50, 0, 100, 150]]
+    assert boxes[1].tolist() == [[0, 150, 50, 300], [50, 150, 100, 300]]
+    assert cell_boxes(tall, 3)[0].tolist() == [[0, 0, 0, 100], [0, 0, 100, 100], [100, 0, 100, 100]]

@@ -14,7 +14,7 @@ from mil.folds import Folds, make_folds
 from mil.labels import read_labels
 from mil.recipe import Recipe
 from mil.run import train_run
-from mil.votes import refuse_other_folds
+from mil.votes import refuse_known_patients, refuse_other_folds
 from tests.conftest import CohortFiles
 from tiling.bag import Picked, read_bag, write_bag
 
@@ -78,10 +78,35 @@ def test_two_folds_in_one(cohort: CohortFiles, folder: Path) -> None:
         refuse_other_folds(gathered(cohort, folder), folds("AAAAAABBBBBB"))
 
 
+def test_all_folds_for_a_patient_of_whom_one_has_learned_nothing(cohort: CohortFiles, folder: Path) -> None:
+    labels = cohort.labels.read_text().replace("p05", "p02")
+    (folder.parent / "labels.csv").write_text(labels)
+    mark(folder, "0011--------")
+    found = gather(read_labels(folder.parent / "labels.csv"), folder, skip_missing=False)
+    refuse_other_folds(found, folds("001122222222"))  # the folds are well, if for their patients
+    with pytest.raises(LabelsError) as error:
+        refuse_known_patients(found)
+    assert str(error.value) == (
+        "the tiles of 's05' were picked by all folds of a ChipNet, though all but fold 1 have seen its patient, 'p02' "
+        "(by 's02'): pick them again with a slides table that has its patient_id as the folds.csv of the ChipNet run "
+        "has it"
+    )
+    recipe = Recipe.of(backbone="test_resnet", train_px=32, folds=2, epochs=1, device="cpu")
+    with pytest.raises(LabelsError, match="have seen its patient, 'p02'"):
+        train_run(found, folder.parent / "run", recipe)
+    problems = examine(folder, folder.parent / "labels.csv", recipe).problems
+    assert [problem for problem in problems if "have seen its patient, 'p02'" in problem] != []
+    mark(folder, "0-11-1------")
+    refuse_known_patients(gather(read_labels(folder.parent / "labels.csv"), folder, skip_missing=False))
+    mark(folder, "------------")
+    refuse_known_patients(gather(read_labels(folder.parent / "labels.csv"), folder, skip_missing=False))
+
+
 def test_other_bags_have_no_votes(cohort: CohortFiles, bags: Path) -> None:
     found = gathered(cohort, bags)
     assert found.votes == [None] * 12
     refuse_other_folds(found, folds("010101010101"))
+    refuse_known_patients(found)
 
 
 def test_two_runs_in_one_training(cohort: CohortFiles, folder: Path) -> None:

@@ -32,6 +32,14 @@ def test_older_manifest_has_no_notes(tmp_path: Path) -> None:
     assert (header, row) == ("slide_id,path,status,tiles,seconds,error,note", "a,/a,done,3,0.5,,")
 
 
+def test_kind_of_a_note_is_what_is_not_in_brackets() -> None:
+    def kind(note: str) -> str:
+        return ManifestRow("a", "/a", "done", 1, 0.0, "", note).kind_of_note
+
+    assert kind("the map was flat (0.01, below 0.02): tissue decided (alone)") == "the map was flat: tissue decided"
+    assert kind("") == ""
+
+
 def test_other_table(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="is no manifest of this program"):

@@ -7,7 +7,8 @@ import pytest
 
 from tests.chipnet import make_chipnet
 from tiling.errors import InputError, SlideError
-from tiling.picker import Chipnet, look_at, open_chipnet
+from tiling.picker import Chipnet, look_at, open_chipnet, strangers
+from tiling.sources import SlideRef
 
 OVERVIEW = np.full((10, 20, 3), 200, np.uint8)
 
@@ -23,6 +24,12 @@ class TestPicker:
         attention = look_at(run, "a", None, OVERVIEW)
         np.testing.assert_allclose(attention.map_GG, np.eye(3) / 3)
         assert attention.run == run.digest
+
+    def test_strangers_are_new_and_of_nobody(self, tmp_path: Path) -> None:
+        run = open_chipnet(make_chipnet(tmp_path / "run", np.eye(3), a="2", p1="0"))
+        owners = {"a": None, "b": "p1", "c": "p2", "d": None, "e": None}
+        slides = [SlideRef(name, Path(name), patient_id=owner) for name, owner in owners.items()]
+        assert [slide.slide_id for slide in strangers(run, slides)] == ["d", "e"]
 
     def test_path_holds_in_another_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         make_chipnet(tmp_path / "run")

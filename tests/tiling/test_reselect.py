@@ -111,6 +111,31 @@ def test_slides_table_says_whose_slides_they_are(tiled: Path, files: CohortFiles
     assert [vote and vote.folds for vote in votes] == ["all", "4"]
 
 
+def test_slides_that_may_be_of_a_patient_of_the_training_are_named(
+    tiled: Path, files: CohortFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once by either command, and of slides in folders and tables alike."""
+    chipnet = make_chipnet(tmp_path / "chipnet", np.eye(7), s00="0", s01="1", p3="1")
+    sentence = (
+        "2 of 4 slides are new to the ChipNet run and have no patient_id, so all its folds look at them: s02, s03. If "
+        "it was trained on a patient among theirs, give a slides table with slide_id, path and patient_id: only the "
+        "fold that has not seen the patient must look\n"
+    )
+    picking = ["--rank", "attention", "--chipnet", str(chipnet)]
+    capsys.readouterr()
+    assert tile.main([str(files.slides), "--out", str(tmp_path / "new"), *FLAGS, *picking]) == 0
+    assert capsys.readouterr().err.count(sentence) == 1
+    assert run(tiled, "--out", tmp_path / "again", *picking) == 0
+    assert capsys.readouterr().err.count(sentence) == 1
+    table = tmp_path / "slides.csv"
+    rows = [f"s02,{files.slides / 's02.tiff'},p2", f"s03,{files.slides / 's03.tiff'},p3"]
+    table.write_text("\n".join(["slide_id,path,patient_id", *rows]))
+    assert run(tiled, "--out", tmp_path / "known", *picking, "--slides", table) == 0
+    assert "new to the ChipNet" not in capsys.readouterr().err
+    votes = [read_bag(tmp_path / "known" / f"s0{number}.h5").header.picked for number in range(4)]
+    assert [vote and vote.folds for vote in votes] == ["0", "1", "all", "1"]
+
+
 def test_every_slide_keeps_its_row(tiled: Path, chipnet: Path, tmp_path: Path) -> None:
     (tiled / "s00.h5").unlink()
     (tiled / "s01.h5").write_bytes(b"no bag")

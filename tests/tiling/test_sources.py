@@ -36,6 +36,11 @@ def test_table(tmp_path: Path) -> None:
     ]
 
 
+def test_blanks_make_no_other_patient(tmp_path: Path) -> None:
+    (tmp_path / "slides.csv").write_text("slide_id, path, patient_id \nx,a.svs, p 1 \ny,b.svs,  \n")
+    assert [slide.patient_id for slide in find_slides([tmp_path / "slides.csv"])] == ["p 1", None]
+
+
 def test_table_with_unusual_names(tmp_path: Path) -> None:
     (tmp_path / "slides.csv").write_text('slide_id,path\n"it\'s, ""so""",a.svs\nÄß 你,b.svs\n', encoding="utf-8")
     assert [slide.slide_id for slide in find_slides([tmp_path / "slides.csv"])] == ['it\'s, "so"', "Äß 你"]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tiling.bag import Picked
 from tiling.manifest import NOT_TILED, ManifestRow, write_manifest
+from tiling.places import BY_NOTHING, BY_TISSUE, note_on
 from tiling.shards import WHOLE, Shard
 from tiling.status import duration, main, read_status, report, seconds_a_bag
 
@@ -50,6 +52,33 @@ def test_failures_are_grouped_by_cause(tmp_path: Path) -> None:
         "  1 × the slide took too long: s02",
     ]
     assert main([str(tmp_path)]) == 1
+
+
+def flat(peakedness: str, instead: str) -> str:
+    """As `tiling.places` notes it."""
+    picked = Picked("abc", "all", float(peakedness), instead)
+    assert f"(peakedness {peakedness}, below 0.02): " in note_on(picked)
+    return note_on(picked)
+
+
+def test_notes_are_grouped_by_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes = [flat(f"0.00{index}", BY_TISSUE) for index in range(7)] + ["", flat("0.013", BY_NOTHING), "odd\n"]
+    rows = {f"s{index}": ManifestRow(f"s{index}", "/x", "done", 1, 0.0, "", note) for index, note in enumerate(notes)}
+    write_manifest(tmp_path, rows)
+    for name in rows.keys() - {"s1"}:
+        (tmp_path / f"{name}.h5").touch()
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().out.splitlines()[:6] == [
+        "9 done, 0 without tissue, 1 failed, 0 missing, of 10",
+        "  1 × its bag is gone; run the same again: s1",
+        "  8 bags have a note:",
+        "    6 × the map was nearly flat: tissue decided: s0, s2, s3, s4, s5 and 1 more",
+        "    1 × 'odd\\n': s9",
+        "    1 × the map was nearly flat: the tile is the whole slide: s8",
+    ]
+    (tmp_path / "s1.h5").touch()
+    assert main([str(tmp_path)]) == 0  # a note is no failure
+    assert "    7 × the map was nearly flat: tissue decided: s0, s1, s2, s3, s4 and 2 more\n" in capsys.readouterr().out
 
 
 def test_time_left(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from mil.errors import MilError
+from mil.parquet import is_parquet
 from mil.patients import MEAN, NO_PATIENTS, PatientRule, refuse_rule
 from tiling import cli
 from tiling.arriving import Arriving, WatchSpec
@@ -110,7 +111,7 @@ def _work(args: Namespace) -> int:
 
 
 def refuse_together(args: Namespace, shard: Shard, rule: PatientRule) -> None:
-    """Raise InputError for flags that do not go together."""
+    """Raise InputError for flags that do not go together, TableError where pyarrow is needed and missing."""
     if bool(args.slides) == bool(args.bags):
         raise InputError("give either --slides or --bags")
     if args.watch and (args.bags or shard != WHOLE):
@@ -130,6 +131,8 @@ def refuse_together(args: Namespace, shard: Shard, rule: PatientRule) -> None:
     for flag, path in (("--out", args.out), ("--patients", args.patients)):
         if path and Path(path).is_dir():
             raise InputError(f"{flag} {path!r} is a folder; give the name of a CSV or Parquet file")
+        if path:
+            is_parquet(Path(path))
 
 
 def slides_of(bags: Bags) -> list[SlideRef]:
@@ -186,14 +189,12 @@ def pages_from(args: Namespace, scorer: "Scorer") -> "Pages | None":
 def open_table(args: Namespace, scorer: "Scorer", slides: Sequence[SlideRef], shard: Shard) -> "ScoreTable":
     """The table that rows go into; what it cannot be is refused before anything is written."""
     from mil.origin import Origin, digest_of_file, slides_named
-    from mil.parquet import is_parquet
     from mil.predictions import score_columns
     from mil.score_table import begin, shard_path
 
     out = shard_path(Path(args.out), shard)
-    for path in (out, *([Path(args.patients)] if args.patients else [])):
-        is_parquet(path)
-        make_writable(path.parent)
+    for path in filter(None, (args.out, args.patients)):
+        make_writable(Path(path).parent)
     settings = {
         "default_mpp": args.default_mpp,
         "metadata": digest_of_file(args.metadata),

@@ -293,6 +293,8 @@ def _of_probabilities(made: About) -> str:
     where = "they were corrected for" if made.prior else "in its training"
     error = next((_number(each.slides.get("value")) for each in made.figures if each.name == NAMES["ece"]), None)
     said = f" Out of fold they were off by {error:.3f} on average (calibration error)." if error is not None else ""
+    if made.prior:
+        said = " The figures here are of the labelled slides, which have other shares."
     return (
         f"Its probabilities hold where classes are as frequent as {where}" + (f" ({shares})" if shares else "")
         + f"; elsewhere they have to be corrected.{said}"

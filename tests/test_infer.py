@@ -17,7 +17,9 @@ import pytest
 
 import infer
 from mil import merge
+from mil.ensemble import main as make_ensemble
 from tests.conftest import Trained
+from tests.mil.test_pages import digests
 from tiling.arriving import STILL_WRITTEN
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +111,10 @@ def test_shards_together_are_one_run(trained: Trained, tmp_path: Path, monkeypat
     ids.write_text("slide_id,patient_id\n" + "".join(f"s{number:02d},p{number // 3}\n" for number in range(12)))
     whole, out = tmp_path / "whole.csv", tmp_path / "scores.csv"
     same = ["--bags", trained.bags, "--patient-ids", ids]
-    assert infer.main(flags(trained, whole, *same, "--patients", tmp_path / "p.csv")) == 0
+    rule = ["--patient-rule", "noisy-or", "--tile-weights"]
+    all_at_once = [*same, "--patients", tmp_path / "p.csv", *rule, "--report", tmp_path / "report"]
+    assert infer.main(flags(trained, whole, *all_at_once)) == 0
+    same += ["--report", tmp_path / "shared"]
     for number in (1, 2):
         assert infer.main(flags(trained, out, *same, "--shard", f"{number}/3")) == 0
     for name, value in {"ID": 7, "COUNT": 3, "MIN": 5, "MAX": 7}.items():  # the last element of a Slurm array
@@ -117,7 +122,10 @@ def test_shards_together_are_one_run(trained: Trained, tmp_path: Path, monkeypat
     assert infer.main(flags(trained, out, *same)) == 0
     parts = sorted(map(str, tmp_path.glob("scores-*-of-3.csv")))
     assert [rows_in(Path(part)) for part in parts] == [4, 4, 4]
-    assert merge.main([*parts, "--out", str(out), "--patients", str(tmp_path / "merged.csv")]) == 0
+    assert not (tmp_path / "shared" / "index.html").exists()
+    merging = [*parts, "--out", str(out), "--patients", str(tmp_path / "merged.csv"), *rule]
+    assert merge.main([*merging, "--report", str(tmp_path / "shared")]) == 0
+    assert digests(tmp_path / "shared") == digests(tmp_path / "report")
     assert out.read_bytes() == whole.read_bytes()
     assert (tmp_path / "scores.csv.json").read_bytes() == (tmp_path / "whole.csv.json").read_bytes()
     assert (tmp_path / "merged.csv").read_bytes() == (tmp_path / "p.csv").read_bytes()
@@ -156,6 +164,47 @@ def test_resumed_nothing_is_scored_twice(
     assert infer.main(flags(trained, out, "--bags", bags, "--resume", "--default-mpp", "0.5")) == 2
     assert "scores.csv' was made with another default_mpp; give" in capsys.readouterr().err
     assert len(seen) == 24
+
+
+def test_of_an_ensemble_with_all_there_is_a_resumed_one_is_the_same(
+    trained: Trained, trained_again: Trained, tmp_path: Path
+) -> None:
+    """Two networks that see tiles at other sizes, calibrated, eight looks at each slide, by patient, with a report."""
+    ensemble, out, report = tmp_path / "ensemble", tmp_path / "scores.csv", tmp_path / "report"
+    making = ["--method", "mean", "--calibrate", "platt", "--prior", "normal=0.9", "tumour=0.1"]
+    assert make_ensemble([str(trained.run), str(trained_again.run), "--out", str(ensemble), *making]) == 0
+    bags = Path(shutil.copytree(trained.bags, tmp_path / "bags"))
+    (bags / "s04.h5").write_bytes(b"half")
+    given = flags(
+        trained._replace(run=ensemble), out, "--bags", bags, "--tta", "symmetries", "--patients", tmp_path / "p.csv",
+        "--patient-rule", "max", "--report", report,
+    )  # fmt: skip
+    assert infer.main(given) == 1
+    files = [out, tmp_path / "p.csv"]
+    before = [path.read_bytes() for path in files], digests(report)
+    lines = out.read_text().splitlines(keepends=True)
+    out.write_text("".join([*lines[:4], *lines[5:9]]))
+    (report / "index.html").unlink()
+    assert infer.main([*given, "--resume"]) == 1
+    assert ([path.read_bytes() for path in files], digests(report)) == before
+    scores = pd.read_csv(out)
+    assert scores.loc[4, ["status", "prob_normal", "prob_tumour"]].tolist() == ["failed", 0.9, 0.1]
+    assert (scores["uncertainty"].drop(4) > 0).all()
+    assert "Slides scored by ensemble" in (report / "index.html").read_text()
+    page = next((report / "slides").glob("s05-*.html")).read_text()
+    assert "A dot for each of the 32 members" in page  # two runs of two folds, eight looks
+
+
+def test_a_rule_for_patients_wants_their_table(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, sentence in (
+        (["--patient-rule", "max"], "are for the table of --patients; give that too"),
+        (["--patient-rule", "max", "--shard", "1/2"], "leave --patients out, and give it to `python -m mil.merge`"),
+    ):
+        assert infer.main(flags(trained, tmp_path / "scores.csv", "--bags", trained.bags, *more)) == 2
+        assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 class TestWatch:

@@ -41,7 +41,8 @@ def test_daily_commands_run_from_any_folder(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
     assert len(pd.read_csv(tmp_path / "scores.csv")) == len(pd.read_csv(tmp_path / "scores-again.csv")) == 12
-    assert len(list((tmp_path / "heatmaps").glob("*.png"))) == 12
+    assert (tmp_path / "report" / "index.html").exists()
+    assert len(list((tmp_path / "report" / "slides").glob("*.html"))) == 12
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])

@@ -52,6 +52,13 @@ def refused(parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     return refused
 
 
+def test_what_the_shards_did_not_begin_cannot_be_ended(
+    parts: list[str], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    assert "no report was begun in" in refused(*parts, "--report", str(tmp_path))
+    assert "are for the table of --patients; give that too" in refused(*parts, "--patient-rule", "max")
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_bytes_are_those_of_one_run(parts: list[str], tmp_path: Path, order: int) -> None:
     out = tmp_path / "sub" / "all.csv"

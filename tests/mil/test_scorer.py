@@ -1,6 +1,8 @@
 """Scores of one run, several, and ensembles, on one view or more."""
 
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +191,24 @@ class TestRefused:
         with pytest.raises(RunError, match="was made of tables of predictions and has no models to score with"):
             load_scorer([tmp_path / "out"], CPU)
         assert pd.read_csv(tmp_path / "out" / "oof.csv")["status"].tolist() == ["ok"] * 12
+
+
+def test_instances_that_are_there_are_taken(trained: Trained, trained_again: Trained, bag: Bag) -> None:
+    scorer = load_scorer([trained.run, trained_again.run], CPU)
+    instances = {px: bag_tensor(bag, px) for px in scorer.sides}
+    found, wanted = scorer.predict(replace(bag, tiles=None), None, instances), scorer.predict(bag)
+    np.testing.assert_array_equal(found.members_EK, wanted.members_EK)
+
+
+def test_digest_names_the_views_too(trained: Trained, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained.run, tmp_path / "run"))
+    config = run / "config.yaml"
+    config.write_text(config.read_text() + "\n")
+    digests = [load_scorer([run], CPU, rounds=rounds).digest for rounds in (1, 2, 3, "symmetries")]  # type: ignore[arg-type]
+    assert len({*digests}) == 4
+    config.write_text(re.sub("^seed: .*", "seed: 99", config.read_text(), flags=re.M))
+    assert [load_scorer([run], CPU, rounds=rounds).digest for rounds in (1, 2)] == [
+        digests[0],
+        load_scorer([run], CPU, rounds=2).digest,
+    ]
+    assert load_scorer([run], CPU, rounds=2).digest not in digests

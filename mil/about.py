@@ -6,21 +6,21 @@ its last line.
 
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
-import yaml
 from PIL import Image
 
+from mil.card import About, ClassRow, Figure, Fold, Plot
 from mil.checkpoint import ModelCard, read_card
 from mil.errors import RunError
 from mil.evaluation import NAMES
+from mil.limits import limits_of
 from mil.markup import write
 from mil.predict import METRICS_FILE
-from mil.run_folder import CONFIG, FOLDS, SKIPPED, SOURCES, read_text
+from mil.run_folder import FOLDS, SKIPPED, SOURCES, read_config, read_text
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
 from tiling.features import FEATURES
 from tiling.overview import OVERVIEWS
@@ -35,88 +35,12 @@ PLOTS = {
 }
 _LOWER_IS_BETTER = ("log_loss", "class_weighted_log_loss")
 _NO_VERDICT = ("ece",)  # its baseline is no answer that is better or worse
-_FEW, _FEW_OF_CLASS = 200, 30  # patients
-_MODEL = ("arch", "backbone", "pooling", "guided", "train_px", "overview_px", "pretrained", "weights")
-
-
-class Figure(NamedTuple):
-    """A metric by slide and by patient, each {value, low, high, baseline} as metrics.json has it, and what is told.
-
-    `verdict` is `better` or `worse` than the constant answer where the interval lies beyond it, else `open`; it is
-    empty where the two cannot be compared.
-    """
-
-    name: str
-    slides: Mapping[str, Any]
-    patients: Mapping[str, Any]
-    verdict: str
-
-
-class Plot(NamedTuple):
-    """A picture: its file, its size in pixels, and what it shows."""
-
-    file: str
-    width: int
-    height: int
-    words: str
-
-
-class Fold(NamedTuple):
-    """A fold: its name, how many slides and patients it tested, and two figures by slide, None where there are none."""
-
-    name: str
-    slides: Any
-    patients: Any
-    auc: float | None
-    log_loss: float | None
-
-
-class ClassRow(NamedTuple):
-    """A class in the training data: slides and patients with it, and the AUC of it against the rest, by slide."""
-
-    name: str
-    slides: int
-    patients: int
-    auc: Mapping[str, Any]
-
-
-@dataclass
-class About:
-    """All that a model card says of a run or an ensemble in a folder; lists that are empty are not shown.
-
-    `prior` are the class shares (K,) for which probabilities were corrected, None where that was not done.
-    """
-
-    folder: Path
-    kind: str
-    name: str
-    task: Task
-    model: list[tuple[str, str]]
-    prior: Sequence[float] | None = None
-    slides: int = 0
-    patients: int = 0
-    left_out: int = 0
-    skipped: int = 0
-    classes: list[ClassRow] = field(default_factory=list)
-    folds: list[Fold] = field(default_factory=list)
-    figures: list[Figure] = field(default_factory=list)
-    interval: str = ""
-    positive: str | None = None
-    sources: list[tuple[str, str]] = field(default_factory=list)
-    settings: list[tuple[str, str]] = field(default_factory=list)
-    limits: list[str] = field(default_factory=list)
-    plots: list["Plot"] = field(default_factory=list)
-
-    @property
-    def by_patient(self) -> bool:
-        """Whether figures by patient are others than those by slide."""
-        return self.patients != self.slides
 
 
 def about(folder: Path) -> About:
     """What there is to say of the run in a folder; raises RunError where it has no model."""
     card = read_card(folder / "fold_0")
-    config = read_config(folder)
+    config = settings_of(folder)
     made = About(folder, "Run", folder.resolve().name, card.task, _model(card))
     made.settings = [(name, _in_words(value)) for name, value in config.items()]
     made.sources = [(str(name), str(value)) for name, value in _json(folder / SOURCES).items()]
@@ -137,16 +61,15 @@ def complete(made: About, slides: pd.DataFrame, config: Mapping[str, Any]) -> No
     made.folds = [_fold(each) for each in (folds if isinstance(folds, list) else ()) if isinstance(each, dict)]
     made.figures = _figures(metrics, by_patient=made.by_patient)
     made.interval, made.positive = str(metrics.get("interval", "")), metrics.get("positive")
-    made.limits = _limits(made, config)
+    made.limits = limits_of(made, config)
 
 
-def read_config(run: Path) -> dict[str, Any]:
+def settings_of(run: Path) -> dict[str, Any]:
     """The settings of a run, empty where they cannot be read."""
     try:
-        found = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return read_config(run)
+    except RunError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def copy_plots(said: About, folder: Path) -> list[Plot]:
@@ -231,74 +154,6 @@ def _verdict(key: str, figure: Mapping[str, Any]) -> str:
 
 def _number(value: Any) -> float | None:
     return value if isinstance(value, (int, float)) else None
-
-
-def _limits(made: About, config: Mapping[str, Any]) -> list[str]:
-    """What the model is not for, and what is not known of it."""
-    names = ", ".join(made.task.classes)
-    answer = "any of these labels, or none" if made.task.kind == ANY_OF else "one of these answers"
-    found = [
-        "It is not a medical device. Nothing here is approved for diagnosis, and no decision about a patient may rest "
-        "on it.",
-        f"It knows {names}, and nothing else. Every slide gets {answer}: those of another organ, stain, species or "
-        "disease too, and nothing warns of them.",
-        _of_scanners(made),
-    ]
-    if made.slides and made.patients < _FEW:
-        found.append(
-            f"It learned from {made.slides} slides of {made.patients} patients, which are few: read the intervals, not "
-            "the figures alone."
-        )
-    few = [f"{each.name} ({each.patients})" for each in made.classes if 0 < each.patients < _FEW_OF_CLASS]
-    if few:
-        found.append(f"Patients of these classes are too few to know how it does on them: {', '.join(few)}.")
-    auc = next((each for each in made.figures if each.name == NAMES["auc"]), None)
-    if auc is not None and auc.verdict != "better":
-        found.insert(
-            1, "Its AUC cannot be told from that of a constant answer: it is not known to have learned anything."
-        )
-    site = config.get("site")
-    found.append(
-        f"Its folds are the values of {site!r}: the figures are for sites it had not seen, of the kind that is here."
-        if site
-        else "Its folds were not split by site: the figures are for patients of the same laboratories, not of others."
-    )
-    found.append(_of_probabilities(made))
-    found.append(
-        "Attention says which tiles were weighed, not that there is disease in them, nor that there is none elsewhere."
-    )
-    if made.skipped:
-        found.append(f"{made.skipped} labelled slides could not be used; the figures say nothing of slides like them.")
-    return found
-
-
-def _of_scanners(made: About) -> str:
-    seen = dict(made.sources)
-    if "Formats" not in seen:
-        return (
-            "From which scanners its slides came the run does not say; on others, and on other stains, it is untested."
-        )
-    scale = f", at {seen['Scales']}" if "Scales" in seen else ""
-    return (
-        f"Its slides were of these formats: {seen['Formats']}{scale}. On other scanners, stains and laboratories it is "
-        "untested; expect worse."
-    )
-
-
-def _of_probabilities(made: About) -> str:
-    prior = [each.slides / made.slides for each in made.classes] if made.slides else ()
-    shares = ", ".join(
-        f"{name} {share:.0%}" for name, share in zip(made.task.classes, made.prior or prior, strict=False)
-    )
-    where = "they were corrected for" if made.prior else "in its training"
-    error = next((_number(each.slides.get("value")) for each in made.figures if each.name == NAMES["ece"]), None)
-    said = f" Out of fold they were off by {error:.3f} on average (calibration error)." if error is not None else ""
-    if made.prior:
-        said = " The figures here are of the labelled slides, which have other shares."
-    return (
-        f"Its probabilities hold where classes are as frequent as {where}" + (f" ({shares})" if shares else "")
-        + f"; elsewhere they have to be corrected.{said}"
-    )  # fmt: skip
 
 
 def table_of(path: Path) -> pd.DataFrame:

@@ -3,8 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mil.about import About, complete, read_config, table_of
 from mil.about import about as about_run
+from mil.about import complete, settings_of, table_of
+from mil.card import About
 from mil.ensemble_folder import Ensemble, is_ensemble, read_ensemble, run_folder
 from mil.run_folder import OOF
 
@@ -33,5 +34,5 @@ def _about(folder: Path, ensemble: Ensemble, runs: list[About]) -> About:
     if ensemble.mixture.prior is not None:
         made.prior = ensemble.prior
     made.sources = runs[0].sources if runs else []
-    complete(made, table_of(folder / OOF), read_config(run_folder(folder, 0)))
+    complete(made, table_of(folder / OOF), settings_of(run_folder(folder, 0)))
     return made

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mil.about import About, copy_plots
+from mil.about import copy_plots
 from mil.about_ensemble import about_all
+from mil.card import About
 from mil.errors import cause
 from mil.listing import FEW_CLASSES, columns, counts, ordered
 from mil.markup import file_name, open_folder, write, write_page

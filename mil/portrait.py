@@ -14,9 +14,8 @@ import numpy as np
 from PIL import Image
 
 from mil.canvas import scale_um
-from mil.colours import NO_ATTENTION, rgb_of
+from mil.colours import NO_ATTENTION, rgb_of, top_of
 from mil.markup import write
-from mil.picture import top_of
 from mil.shapes import ranked, tile_boxes, tissue_polygons
 from tiling.bag import Bag
 from tiling.overview import square_of

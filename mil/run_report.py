@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mil.about import about, copy_plots, read_config
+from mil.about import about, copy_plots, settings_of
 from mil.checkpoint import ModelCard, load_model, read_card
 from mil.errors import MilError
 from mil.labels import natural
@@ -52,7 +52,7 @@ def write_report(run: Path) -> Path:
     """
     folder = run / REPORT
     open_folder(folder)
-    card, config = read_card(run / "fold_0"), read_config(run)
+    card, config = read_card(run / "fold_0"), settings_of(run)
     rows = _rows(run, card)
     worst = worst_errors(card.task, rows)
     if FEATURES not in card.bag_spec and (bags := _bags(config)) is not None:

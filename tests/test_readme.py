@@ -54,20 +54,26 @@ def test_make_has_the_two_commands(target: str) -> None:
 def test_tree_names_every_module_and_nothing_else() -> None:
     tree = next(block for block in BLOCKS if block.startswith("train.py"))
     named = set(re.findall(r"\b\w+\.py\b", tree)) | {"synthetic"}
-    there = {path.name for folder in ("tiling", "mil", "benchmarks") for path in (ROOT / folder).glob("[a-z]*.py")}
+    there = {
+        path.name for folder in ("tiling", "mil", "benchmarks", "docs") for path in (ROOT / folder).glob("[a-z]*.py")
+    }
     assert named - {"synthetic"} == there | {"train.py", "infer.py"}
     for line in tree.splitlines():
         if path := re.match(r"([\w/.]+)\s{2,}", line):
             assert (ROOT / path[1]).exists(), path[1]
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", README):
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
         if target.startswith("https://"):
             continue
-        path, _, anchor = target.partition("#")
-        assert (ROOT / path).exists(), target
-        headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE) if anchor else []
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
         assert anchor in ["", *(re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings)]
 
 

@@ -59,7 +59,7 @@ class Way(NamedTuple):
     @property
     def tag(self) -> str:
         """What tells the flags of ChipNet's training in names."""
-        return "".join("_" + word.strip("-") for word in self.looking)
+        return "".join("_" + word.removeprefix("--") for word in self.looking)
 
     @property
     def bags(self) -> Path:
@@ -69,7 +69,7 @@ class Way(NamedTuple):
     @property
     def run(self) -> Path:
         """The run trained on them."""
-        return self.folder / "runs" / "+".join([self.bags.name, *(word.strip("-") for word in self.training)])
+        return self.folder / "runs" / "+".join([self.bags.name, *(word.removeprefix("--") for word in self.training)])
 
     @property
     def common(self) -> list[object]:

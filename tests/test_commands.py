@@ -92,9 +92,15 @@ class TestTile:
             capsys.readouterr().err
         )
 
-    def test_config_gives_defaults_and_flags_win(self, cohort: CohortFiles, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("before", [["--instances", "2"], []])
+    @pytest.mark.parametrize("config", [["--config", "{}"], ["--config={}"]])
+    def test_config_gives_defaults_and_flags_win(
+        self, cohort: CohortFiles, tmp_path: Path, config: list[str], before: list[str]
+    ) -> None:
+        """In front of it as behind it."""
         (tmp_path / "tiles.yaml").write_text("size: 64\ndownsample: 1\ninstances: 3\ncodec: png\n")
-        flags = ["--config", str(tmp_path / "tiles.yaml"), "--instances", "2"]
+        config = [word.format(tmp_path / "tiles.yaml") for word in config]
+        flags = [*before, *config, *([] if before else ["--instances", "2"])]
         assert tile.main([str(cohort.slides / "s00.tiff"), "--out", str(tmp_path / "bags"), *flags]) == 0
         from tiling.bag import read_header
 

@@ -17,7 +17,8 @@ from tiling import cli
 from tiling.spec import TileSpec
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-TILED_AS = {"chipnet": "slide16"}  # a recipe of training alone, and another's tiling that it is tried on
+# Recipes of training alone, and the tiling of another that each is tried on.
+TILED_AS = {"chipnet": "slide16", "chipnet-frozen": "slide16"}
 NAMES = [*sorted(path.name.removesuffix(".train.yaml") for path in CONFIGS.glob("*.train.yaml")), *TILED_AS]
 
 TILES: dict[str, dict[str, Any]] = {
@@ -51,7 +52,7 @@ TRAINING: dict[str, dict[str, Any]] = {
         "mask_background": True,
     },
     "chipnet-frozen": {
-        "arch": "chipnet", "backbone": "tf_efficientnet_lite0", "reduction": 32, "freeze": None, "map_entropy": -0.3,
+        "arch": "chipnet", "backbone": "tf_efficientnet_lite0", "reduction": 32, "freeze": "all", "map_entropy": -0.3,
         "overview_px": 512, "pretrained": False, "weights": None,
     },
 }  # fmt: skip
@@ -59,7 +60,7 @@ TRAINING: dict[str, dict[str, Any]] = {
 SMALL_TILES = {"slide16": ["--size", "64", "--longest-edge", "512"], "demo": ["--size", "64"]}
 SMALL = {
     "chipnet": ["--batch-size", "2", "--backbone", "test_resnet"],
-    "chipnet-frozen": ["--batch-size", "2", "--backbone", "test_efficientnet"],
+    "chipnet-frozen": ["--batch-size", "2", "--backbone", "test_efficientnet", "--warmup-epochs", "0"],
     "demo": ["--batch-size", "2"],
     "slide16": ["--batch-size", "2", "--backbone", "test_efficientnet"],
     "skin-metadata": [
@@ -154,7 +155,7 @@ def test_recipe_runs(name: str, cohort: CohortFiles, photographs: CohortFiles, t
     training += ["--config", str(training_file(name)), "--no-pretrained", "--folds", "2", "--epochs", "1"]
     small_px = [] if TILES[as_tiled].get("whole") else ["--train-px", "32"]
     assert tile.main([*tiling, *SMALL_TILES.get(as_tiled, []), *small_px]) == 0
-    small_px = ["--overview-px", "64"] if name == "chipnet" else small_px
+    small_px = ["--overview-px", "64"] if TRAINING[name].get("arch") == "chipnet" else small_px
     assert len(list(bags.glob("*.h5"))) == 12
     assert train.main([*training, *small_px, *SMALL[name]]) == 0
     table = pd.read_csv(run / "oof.csv")

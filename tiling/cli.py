@@ -31,7 +31,7 @@ def make_parser(command: str, description: str) -> ArgumentParser:
     """
     started_as = Path(sys.argv[0]).name
     prog = started_as if started_as.startswith("gigabag-") else command
-    return ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    return ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
 
 
 def add_config(parser: ArgumentParser) -> None:
@@ -118,7 +118,7 @@ def run(
     argv = sys.argv[1:] if argv is None else argv
     parser = make()
     try:
-        return work(parser.parse_args(argv))
+        return work(parser.parse_args(_configs_first(argv)))
     except ArgumentError as error:
         return _complain(parser, explain(str(error), argv))
     except errors as error:
@@ -183,6 +183,14 @@ def explain(message: str, argv: list[str]) -> str:
 def available_cpus() -> int:
     """The processors this process may use (a cluster's job may use fewer than the machine has)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _configs_first(argv: list[str]) -> list[str]:
+    """The words with each `--config` in front: the parser lets the last one win, and that is to be a flag."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    starts = [index for index, word in enumerate(argv[:end]) if word == "--config" or word.startswith("--config=")]
+    moved = {index + more for index in starts for more in range(1 + (argv[index] == "--config"))}
+    return [argv[index] for index in sorted(range(len(argv)), key=lambda index: index not in moved)]
 
 
 def _plain_type(text: str) -> str:

@@ -37,7 +37,7 @@ def labels(task: Task, targets: object) -> Labels:
 
 def loss_of(task: Task, training: object = None, **settings: object) -> TaskLoss:
     anything = [[0, 1], [1, 0]] if task.kind == SEVERAL else [0, 1]
-    return TaskLoss(task, LossSpec(**settings), labels(task, anything if training is None else training))  # type: ignore
+    return TaskLoss(task, LossSpec(**settings), np.array(anything if training is None else training))  # type: ignore
 
 
 def mean(loss: TaskLoss, logits: Tensor, target: Tensor) -> Tensor:
@@ -268,13 +268,13 @@ def test_gradient_of_parts_is_that_of_the_whole(settings: dict[str, object]) -> 
 
 
 def test_sampling_draws_each_class_alike() -> None:
-    weights = sampling_weights(labels(ONE_OF, [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]))
+    weights = sampling_weights(ONE_OF, np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2]))
     assert weights.tolist() == pytest.approx([2 / 3] * 5 + [10 / 9] * 3 + [5 / 3] * 2)
     assert weights.sum() == pytest.approx(10)
 
 
 def test_sampling_of_several_labels_goes_by_the_mean_over_those_that_are_known() -> None:
-    weights = sampling_weights(labels(ANY_OF, [[1, 1], [0, 1], [0, nan], [0, 0]]))
+    weights = sampling_weights(ANY_OF, np.array([[1, 1], [0, 1], [0, nan], [0, 0]]))
     each = np.array([(2 + 3 / 4) / 2, (2 / 3 + 3 / 4) / 2, 2 / 3, (2 / 3 + 3 / 2) / 2])
     assert weights == pytest.approx(each / each.mean())
 

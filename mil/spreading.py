@@ -1,7 +1,7 @@
 """Label spreading: what labelled slides say of others that lie near them in the space of a model's embeddings."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class SpreadSpec:
     confidence: float = setting(
         0.9, "least probability of a class, or of a label or its lack, with which a pseudo label is kept"
     )
-    neighbors: int = setting(7, "nearest slides that each slide is told by, itself among them")
+    neighbors: int = setting(5, "nearest slides to each slide, from and to which labels go")
     alpha: float = setting(0.2, "how much of what a slide is told passes on with each step, from 0 to 1, both excluded")
     targets: Literal["soft", "hard"] = setting(
         "soft", "what is learned of a slide: its probabilities, or the most probable as if it were certain"
@@ -27,7 +27,7 @@ class SpreadSpec:
 
     def __post_init__(self) -> None:
         check(
-            self, SettingsError, confidence=between(0, 1), neighbors=at_least(2), alpha=between(1e-6, 1 - 1e-6)
+            self, SettingsError, confidence=between(0, 1), neighbors=at_least(1), alpha=between(1e-6, 1 - 1e-6)
         )  # fmt: skip
 
 
@@ -36,8 +36,8 @@ def spread(task: Task, vectors_NC: np.ndarray, targets: np.ndarray, spec: Spread
 
     `targets` are int (n,) or, of several labels, float (n, K) with nan for the unknown, as of `mil.labels`; each class,
     or each label and its lack, is there. Label spreading (Zhou et al. 2003, "Learning with local and global
-    consistency") on the graph of nearest neighbours by the cosine of centred vectors. A slide that nothing reaches has
-    probabilities of 0.
+    consistency") on the graph in which slides are joined of which one is among the nearest neighbours of the other,
+    by the cosine of centred vectors. A slide that nothing reaches has probabilities of 0.
     """
     units_NC = _units(vectors_NC)
     if task.kind != ANY_OF:
@@ -58,12 +58,19 @@ def kept(task: Task, chances_NK: np.ndarray, spec: SpreadSpec) -> np.ndarray:
 
 
 def _spread(units_NC: np.ndarray, targets: np.ndarray, spec: SpreadSpec) -> np.ndarray:
-    from sklearn.semi_supervised import LabelSpreading  # takes a second, which a command line has not
+    from sklearn.neighbors import kneighbors_graph  # takes a second, which a command line has not
+    from sklearn.semi_supervised import LabelSpreading
+
+    neighbors = min(spec.neighbors, len(units_NC) - 1)
+
+    def graph(vectors_NC: np.ndarray, _: np.ndarray) -> Any:
+        # scikit-learn's own goes one way only: what is nobody's nearest would tell nobody anything.
+        near_NN = kneighbors_graph(vectors_NC, neighbors, include_self=False)
+        return near_NN.maximum(near_NN.T)
 
     known = np.full(len(units_NC), -1)
     known[: len(targets)] = targets
-    neighbors = min(spec.neighbors, len(units_NC))
-    model = LabelSpreading(kernel="knn", n_neighbors=neighbors, alpha=spec.alpha, max_iter=_ROUNDS, tol=1e-6)
+    model = LabelSpreading(kernel=graph, alpha=spec.alpha, max_iter=_ROUNDS, tol=1e-6)
     return model.fit(units_NC, known).label_distributions_
 
 

@@ -55,14 +55,13 @@ def _parser() -> ArgumentParser:
     add("--labelled-bags", help="bags of the labelled slides, where they are not in --bags; the run's if left out")
     add("--out", required=True, help="CSV for the wider labels table, which train.py --labels takes")
     cli.add_settings(parser, SpreadSpec, "label spreading")
-    cli.add_workers(parser, "read bags: threads, eight at most")
     add("--instance-chunk", type=int, help="tiles that go through the backbone at a time; all if left out")
     add("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
     return parser
 
 
 def _work(args: Namespace) -> int:
-    spec, threads = cli.settings_from(args, SpreadSpec), cli.count_from(args, "workers")
+    spec = cli.settings_from(args, SpreadSpec)
     instance_chunk = None if args.instance_chunk is None else cli.count_from(args, "instance_chunk")
     out = Path(args.out)
     if out.exists() and out.samefile(args.labels):
@@ -77,7 +76,7 @@ def _work(args: Namespace) -> int:
     known = gather_known(list(map(Path, args.run)), Path(args.labels), bags)
     if known.left_out:
         tell(f"{len(known.left_out)} labelled slides are not in the run, and are left out: {', '.join(known.left_out)}")
-    found, failed = embed_all(scorer, known, bags, args.labelled_bags, threads)
+    found, failed = embed_all(scorer, known, bags, args.labelled_bags)
     folds = [fold_labels(scorer, known, split, found, spec) for split in known.splits]
     learned = {split.name: fold.learned() for split, fold in zip(known.splits, folds, strict=True)}
     write_wider(out, known, learned, scorer.task)
@@ -87,7 +86,7 @@ def _work(args: Namespace) -> int:
 
 
 def embed_all(
-    scorer: "Scorer", known: "Known", bags: Bags, labelled_bags: str | None, threads: int
+    scorer: "Scorer", known: "Known", bags: Bags, labelled_bags: str | None
 ) -> tuple[dict[str, "Embedding"], int]:
     """The embeddings of all slides by name, and how many unlabelled ones have none, each of which is told.
 
@@ -105,7 +104,7 @@ def embed_all(
     with progress(len(labelled) + len(known.patient_of), "slide", "embedding") as bar:
         for where, names in parts:
             _refuse_kind(where, names[0], scorer)
-            for name, embedding in embed(scorer.runs, where, names, threads):
+            for name, embedding in embed(scorer.runs, where, names, cli.available_cpus()):
                 bar.update()
                 if not isinstance(embedding, Exception):
                     found[name] = embedding

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         if not (part / "features").exists():
             command("-m", "tiling", part / "slides", "--out", part / "bags", *accuracy.TILING)
             extract(part, args.weights)
-        for draw in range(args.draws):
+        for draw in args.draws:
             run_draw(part, draw, args.pooling, args.spread)
     print("\n".join(table(part, args.pooling, args.spread)))
     return 0
@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("patches", type=Path, help="zip with normal/*.jpg and tumor/*.jpg of 96 x 96 px")
     parser.add_argument("weights", type=Path, help=f"weights of {accuracy.BACKBONE}")
     parser.add_argument("--out", type=Path, required=True, help="folder for slides, bags and runs")
-    parser.add_argument("--draws", type=int, default=5, help="how often the labelled slides are drawn")
+    parser.add_argument(
+        "--draws", type=int, nargs="+", default=[*range(5)], help="numbers of the draws of the labelled"
+    )
     parser.add_argument("--pooling", default="avg", help="how the tiles of a slide become one")
     parser.add_argument("--choose", action="store_true", help="run on the 80 slides for the choice of settings")
     parser.add_argument("--table", action="store_true", help="print what is there, and train nothing")
@@ -106,13 +108,12 @@ def extract(part: Path, weights: Path) -> None:
 def run_draw(part: Path, draw: int, pooling: str, spread: Sequence[str]) -> None:
     """Train and score all arms for each part of a draw, as far as that is not done."""
     labels = read_labels(part / "labels.csv")
-    slides, patients = labels.table, labels.table["patient_id"]
-    part_of = deal(patients, labels.strata, PARTS, draw)
+    slides, part_of = labels.table, deal(labels.table["patient_id"], labels.strata, PARTS, draw)
     for tested in range(PARTS):
         folder = part / "pseudo" / pooling / f"draw_{draw}" / f"part_{tested}"
         folder.mkdir(parents=True, exist_ok=True)
         rest = np.flatnonzero(part_of != tested)
-        known = labelled(labels.at(rest).strata, patients.iloc[rest], SHARES[part.name], seed_of(draw, tested))
+        known = labelled(labels.at(rest), SHARES[part.name], seed_of(draw, tested))
         write_labels(folder / "all labels.csv", slides.iloc[rest])
         write_labels(folder / "labelled only.csv", slides.iloc[rest], known)
         write_labels(folder / "few.csv", slides.iloc[rest[known]])
@@ -128,10 +129,9 @@ def run_draw(part: Path, draw: int, pooling: str, spread: Sequence[str]) -> None
         train_arm(part, folder, folder / "all labels.csv", ARMS[2], pooling)
 
 
-def labelled(strata: pd.DataFrame, patients: pd.Series, share: float, seed: int) -> np.ndarray:
+def labelled(labels: Labels, share: float, seed: int) -> np.ndarray:
     """The places of the slides of one in `share` patients, int (n,)."""
-    parts = round(2 * share)
-    return np.flatnonzero(deal(patients, strata, parts, seed) < 2)
+    return np.flatnonzero(deal(labels.table["patient_id"], labels.strata, round(2 * share), seed) < 2)
 
 
 def write_labels(path: Path, slides: pd.DataFrame, known: np.ndarray | None = None) -> None:
@@ -180,7 +180,10 @@ def table(part: Path, pooling: str, spread: Sequence[str]) -> list[str]:
     """A Markdown table of the figures of the arms and their differences, and of the AUC in each draw."""
     labels = read_labels(part / "labels.csv")
     folders = sorted((part / "pseudo" / pooling).glob("draw_*"), key=lambda path: int(path.name.partition("_")[2]))
-    done = [each for each in folders if len([*each.glob(f"part_*/{ARMS[2]}.scores.csv")]) == PARTS]
+    names = [name_of(arm, spread if arm == ARMS[1] else (), ".scores.csv") for arm in ARMS]
+    done = [
+        each for each in folders if all((each / f"part_{k}" / name).exists() for k in range(PARTS) for name in names)
+    ]
     found: dict[str, dict[str, np.ndarray]] = {"AUC": {}, "log loss": {}}
     for arm in ARMS:
         scores = [scores_of(labels.table["slide_id"], draw, part_of(labels, draw), arm, spread) for draw in done]

@@ -26,6 +26,7 @@ COMMANDS = (
     "infer",
     "mil.merge",
     "mil.ensemble",
+    "mil.pseudo",
     "tiling.synthetic.__main__",
 )
 _OF_THE_MACHINE = {"workers": "one a processor"}  # defaults that are not the same everywhere

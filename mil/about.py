@@ -20,7 +20,7 @@ from mil.evaluation import NAMES
 from mil.limits import limits_of
 from mil.markup import write
 from mil.predict import METRICS_FILE
-from mil.run_folder import FOLDS, SKIPPED, SOURCES, read_config, read_text
+from mil.run_folder import FOLDS, PSEUDO, SKIPPED, SOURCES, read_config, read_text
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
 from tiling.features import FEATURES
 from tiling.overview import OVERVIEWS
@@ -45,6 +45,8 @@ def about(folder: Path) -> About:
     made.settings = [(name, _in_words(value)) for name, value in config.items()]
     made.sources = [(str(name), str(value)) for name, value in _json(folder / SOURCES).items()]
     made.skipped = len(table_of(folder / SKIPPED))
+    if unlabelled := table_of(folder / PSEUDO)["slide_id"].nunique():
+        made.model.append(("Learned also from", f"pseudo labels of {unlabelled} slides"))
     complete(made, table_of(folder / FOLDS), config)
     return made
 

@@ -47,8 +47,8 @@ class ChipNet(Network):
             maps_BCGG, background_BGG = maps_BCGG[:, :-1], maps_BCGG[:, -1] > 0
         maps_BCGG = self.drop_channels(maps_BCGG)
         map_BGG = _softmax(self.score(maps_BCGG).squeeze(1), background_BGG)
-        vectors_BC = torch.einsum("bcgh,bgh->bc", maps_BCGG.float(), map_BGG)
-        return MILOutput(self.head(self.norm(vectors_BC), metadata_BF), None, map_BGG)
+        vectors_BC = self.norm(torch.einsum("bcgh,bgh->bc", maps_BCGG.float(), map_BGG))
+        return MILOutput(self.head(vectors_BC, metadata_BF), None, map_BGG, vectors_BC)
 
     def attention_parameters(self) -> list[nn.Parameter]:
         """See Network."""

@@ -1,6 +1,7 @@
 """The slides of a training: labels matched with bags, and what does not match said aloud."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,12 @@ from tiling.overview import OVERVIEW_SETTINGS, OVERVIEWS
 class Cohort(NamedTuple):
     """Labelled slides with a bag each, how many instances it holds, and what all bags are `made` with.
 
+    Behind the `bags` and `sizes` of the labelled slides are those of the slides with pseudo labels, `labels.soft`.
     The spec of bags of features says how many: `features`. Where overviews are looked at, and not tiles, each bag holds
     one, and the spec says so: `overviews`, beside the settings that make one of a slide. `missing` has the labelled
     slides without a bag and, in the column `error`, why; `unlabelled` names the bags without a label, which training
-    does not use. `votes` says, for each bag, which fold of a ChipNet run picked its tiles, or "all", or None for none.
+    does not use. `votes` says, for each labelled slide, which fold of a ChipNet run picked its tiles, or "all", or None
+    for none.
     """
 
     labels: Labels
@@ -78,19 +81,54 @@ def match(labels: Labels, path: Path, skip_missing: bool, overviews: bool = Fals
             f"the first is {slide_id!r} ({cause}); tile them, delete their rows, or give --skip-missing"
         )
         problems.append(LabelsError(sentence))
-    chosen = labels.at(has_bag)
+    chosen = _with_bags(labels, bags, skip_missing, problems).at(has_bag)
     if absent := chosen.absent:
         problems.append(LabelsError(f"no slide with the label {absent!r} has a bag in {str(path)!r}; tile some"))
-    headers, wrong = _headers([bags.refs[slide_id] for slide_id in chosen.table["slide_id"]], overviews)
+    headers, wrong = _headers([bags.refs[slide_id] for slide_id in chosen.slides["slide_id"]], overviews)
     problems += wrong
     if not headers:
         return Matched(None, problems)
-    unlabelled = sorted(bags.refs.keys() - set(table["slide_id"]))
+    unlabelled = sorted(bags.refs.keys() - set(labels.slides["slide_id"]))
     first = next(iter(headers.values()))
-    found = [*headers.values()]
-    refs, sizes, votes = [each.ref for each in found], [each.size for each in found], [each.vote for each in found]
-    chosen = chosen.at(np.array([*headers]))
+    found, places = [*headers.values()], np.array([*headers])
+    refs, sizes = [each.ref for each in found], [each.size for each in found]
+    labelled = places < len(chosen)
+    votes = [each.vote for each, is_labelled in zip(found, labelled, strict=True) if is_labelled]
+    problems += _picked(found[len(votes) :])
+    soft = None if chosen.soft is None else chosen.soft.at(places[~labelled] - len(chosen))
+    chosen = replace(chosen.at(places[labelled]), soft=soft)
     return Matched(Cohort(chosen, refs, sizes, first.spec, missing, unlabelled, votes), problems)
+
+
+def _with_bags(
+    labels: Labels, bags: Bags, skip_missing: bool, problems: list[MilError | TilingError]
+) -> Labels:  # fmt: skip
+    """The labels without the pseudo labels of slides that have no bag, which are a problem unless they are skipped."""
+    if labels.soft is None:
+        return labels
+    slides = labels.soft.table["slide_id"]
+    has_bag = slides.isin([*bags.refs]).to_numpy()
+    if not has_bag.all() and not skip_missing:
+        slide_id = slides[~has_bag].iloc[0]
+        sentence = (
+            f"{(~has_bag).sum()} of the slides with pseudo labels have no bag in {str(bags.path)!r}, the first is "
+            f"{slide_id!r} ({bags.why_missing(slide_id)}); give a folder that has their bags beside those of the "
+            "labelled slides, or --skip-missing"
+        )
+        problems.append(LabelsError(sentence))
+    return replace(labels, soft=labels.soft.at(np.flatnonzero(has_bag)))
+
+
+def _picked(soft: Sequence["_Header"]) -> list[MilError | TilingError]:
+    """What is wrong where a ChipNet picked the tiles of slides with pseudo labels."""
+    picked = [each.ref for each in soft if each.vote is not None]
+    return [
+        LabelsError(
+            f"the tiles of {ref} were picked by a ChipNet that learned from slides that are tested, and its slide has "
+            "a pseudo label; leave such slides out, or choose all tiles otherwise"
+        )
+        for ref in picked[:1]
+    ]
 
 
 def _for_example(bags: Bags) -> str:

@@ -72,6 +72,10 @@ def _labels(labels: Labels) -> Iterator[str]:
     yield f"labels   {len(labels)} slides of {labels.table['patient_id'].nunique()} patients"
     for name, slides, patients in zip(labels.strata, labels.strata.sum(), labels.patients, strict=True):
         yield f"         {short(name)}: {slides} slides of {patients} patients"
+    if labels.soft is not None:
+        counts = [len(labels.soft.of_fold(name)) for name in labels.soft.folds]
+        in_folds = f"{min(counts)} to {max(counts)}" if len({*counts}) > 1 else f"{counts[0]}"
+        yield f"         pseudo labels: of {len(labels.soft)} slides, {in_folds} in a fold"
 
 
 def _bags(cohort: Cohort) -> Iterator[str]:
@@ -158,7 +162,7 @@ def _leaks(report: Report, cohort: Cohort, splits: Sequence[Split]) -> None:
     shared = report.attempt(lambda: find_shared(cohort.bags))
     if shared is None or not splits:
         return
-    leaks = crossing(shared, splits)
+    leaks = crossing(shared, splits, len(cohort.bags))
     report.problems += some([in_words(cohort, [leak]) for leak in leaks])
     if not leaks:
         report.lines.append("leaks    none: no patient, overview or tile is on two sides of a split")
@@ -166,8 +170,13 @@ def _leaks(report: Report, cohort: Cohort, splits: Sequence[Split]) -> None:
 
 
 def _twice(cohort: Cohort, pair: Shared) -> str:
-    first, second = (cohort.labels.table.iloc[place] for place in pair[:2])
-    labels = "" if first["label"] == second["label"] else f", and are labelled {first['label']} and {second['label']}"
+    first, second = (cohort.labels.slides.iloc[place] for place in pair[:2])
+    of_both = max(pair[:2]) < len(cohort.labels)  # a pseudo label may be another in each fold
+    labels = (
+        ""
+        if not of_both or first["label"] == second["label"]
+        else f", and are labelled {first['label']} and {second['label']}"
+    )
     return (
         f"the slides {first['slide_id']!r} and {second['slide_id']!r} have {pair.what}{labels}; they are always on one "
         "side, but count twice"

@@ -12,6 +12,7 @@ import pandas as pd
 from mil.chance import seed_of
 from mil.errors import LabelsError
 from mil.labels import FOLD, Labels, natural
+from mil.soft import VALID_IN, given_validation, refuse_other_folds, refuse_other_valid
 
 
 class Folds(NamedTuple):
@@ -26,13 +27,17 @@ class Folds(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The rows of the labels table that one fold trains on, stops on and is reported on; each int (slides,)."""
+    """The rows of the labels table that one fold trains on, stops on and is reported on; each int (slides,).
+
+    Of the slides behind these, which have pseudo labels, `soft` are those that it trains on too.
+    """
 
     fold: int
     name: str
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
+    soft: np.ndarray = np.zeros(0, int)  # nobody writes into it
 
 
 def make_splits(labels: Labels, folds: Folds, valid_share: float, seed: int) -> list[Split]:
@@ -55,17 +60,33 @@ def make_split(labels: Labels, folds: Folds, fold: int, valid_share: float, seed
             f"without {_called(labels, folds.names[fold])} no slide of the label {absent!r} is left to train on; "
             "spread each label over two folds or more"
         )
-    stops = inner_validation(rest, valid_share, seed_of(seed, fold))
-    return Split(fold, folds.names[fold], training[~stops], training[stops], np.flatnonzero(folds.of == fold))
+    name, test = folds.names[fold], np.flatnonzero(folds.of == fold)
+    if valid_share and VALID_IN in rest.table:
+        stops = given_validation(rest.table[VALID_IN], name)
+        if absent := rest.at(~stops).absent:
+            raise LabelsError(
+                f"{VALID_IN} leaves {_called(labels, name)} no slide of the label {absent!r} to train on; name fewer"
+            )
+    else:
+        stops = inner_validation(rest, valid_share, seed_of(seed, fold))
+    soft = np.zeros(0, int) if labels.soft is None else len(labels) + labels.soft.of_fold(name)
+    return Split(fold, name, training[~stops], training[stops], test, soft)
 
 
 def make_folds(labels: Labels, folds: int, seed: int) -> Folds:
     """So many folds, called by their numbers from 0; those that the table gives, where it does, sorted by name.
 
-    Raises LabelsError where a patient would be in two folds or there are too few patients for `folds`.
+    Raises LabelsError where a patient would be in two folds, there are too few patients for `folds`, or the table says
+    something of folds that there are not.
     """
     if FOLD in labels.table:
-        return _given_folds(labels)
+        given = _given_folds(labels)
+        refuse_other_folds(labels.soft, given.names)
+        if VALID_IN in labels.table:
+            refuse_other_valid(labels.table, given.names)
+        return given
+    if VALID_IN in labels.table:
+        raise LabelsError(f"the labels table has a column {VALID_IN} and no column fold, whose folds it would name")
     patients = labels.patients
     label, fewest = str(patients.idxmin()), int(patients.min())
     if fewest < folds:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from mil.errors import LabelsError, cause
 from mil.settings import TableSpec
+from mil.soft import PSEUDO_FOLD, VALID_IN, SoftLabels, read_soft
 from mil.task import ANY_OF, ONE_OF, ONE_VS_NORMAL, Task, joined
 from tiling.cells import plain
 
@@ -24,11 +25,14 @@ class Labels:
 
     With one class a slide, `target` (int) is its place in the task's classes. With several labels `label` has those
     of the slide joined, and `target NAME` (float) is 1, 0, or nan where a label is unknown.
+
+    `valid_in` is there if given. Slides with pseudo labels are no rows of the table but of `soft`.
     """
 
     table: pd.DataFrame
     task: Task
     fold_from: str = FOLD
+    soft: SoftLabels | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -39,6 +43,23 @@ class Labels:
         if self.task.kind == ANY_OF:
             return self.table[[target_column(name) for name in self.task.classes]].to_numpy(np.float64)
         return self.table["target"].to_numpy()
+
+    @property
+    def slides(self) -> pd.DataFrame:
+        """`slide_id`, `patient_id`, metadata of all slides: the labelled, and behind them those with pseudo labels."""
+        return self.table if self.soft is None else pd.concat([self.table, self.soft.table], ignore_index=True)
+
+    def learned(self, train: np.ndarray, soft: np.ndarray, fold: str) -> np.ndarray:
+        """What a fold learns of labelled slides and of others, by their places in `slides`: targets, as of `targets`.
+
+        Where there are others they are float (slides, K) for all tasks: probabilities.
+        """
+        targets = self.targets[train]
+        if self.soft is None or not len(soft):
+            return targets
+        if self.task.kind != ANY_OF:
+            targets = np.eye(len(self.task.classes))[targets]
+        return np.concatenate([targets, self.soft.chances(fold, soft - len(self))])
 
     @property
     def strata(self) -> pd.DataFrame:
@@ -77,16 +98,19 @@ def target_column(name: str) -> str:
 def read_labels(path: Path, spec: TableSpec | None = None) -> Labels:
     """The labels table; raises LabelsError, naming the row, where it cannot be trained on.
 
-    A slide without a patient_id is its own patient. Numeric labels are ordered as numbers, others as text.
+    A slide without a patient_id is its own patient. Numeric labels are ordered as numbers, others as text. Rows with a
+    `pseudo_fold` are pseudo labels, of which a slide may have one for each fold.
     """
     spec = spec or TableSpec()
     site = () if spec.site is None else (spec.site,)
-    table = read_table(path, "labels table", ("slide_id", *spec.label_columns, *site, *spec.metadata))
-    if table.empty:
-        raise LabelsError(f"{_labels_table(path)} has no rows; add a row a slide")
+    needed = ("slide_id", *spec.label_columns, *site, *spec.metadata)
+    table = read_table(path, "labels table", needed, once=("slide_id", PSEUDO_FOLD))
     if "patient_id" not in table:
         table["patient_id"] = ""
     table["patient_id"] = table["patient_id"].where(table["patient_id"] != "", table["slide_id"])
+    table, pseudo = _parted(table, spec, path)
+    if table.empty:
+        raise LabelsError(f"{_labels_table(path)} has no rows; add a row a slide")
     for column in site:
         _refuse(table[column] == "", _labels_table(path), f"has an empty {column}; fill it in or delete the row")
         table[FOLD] = table[column]
@@ -96,9 +120,12 @@ def read_labels(path: Path, spec: TableSpec | None = None) -> Labels:
         table, task = _with_several(table, spec, path)
     for column in spec.numeric:
         numeric(table[column], _labels_table(path))
+        numeric(pseudo[column], _labels_table(path))
+    soft = read_soft(pseudo, task, spec.metadata, _labels_table(path)) if len(pseudo) else None
     targets = list(map(target_column, task.classes)) if task.kind == ANY_OF else ["target"]
-    columns = ["slide_id", "patient_id", "label", *targets, *([FOLD] if FOLD in table else []), *spec.metadata]
-    return Labels(table[columns], task, spec.site or FOLD)
+    given = [name for name in (FOLD, VALID_IN) if name in table]
+    columns = ["slide_id", "patient_id", "label", *targets, *given, *spec.metadata]
+    return Labels(table[columns].reset_index(drop=True), task, spec.site or FOLD, soft)
 
 
 def of_run(table: pd.DataFrame, task: Task) -> Labels:
@@ -110,12 +137,14 @@ def of_run(table: pd.DataFrame, task: Task) -> Labels:
 
 
 def read_table(
-    path: Path, what: str, needed: Sequence[str], other_names: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+    path: Path, what: str, needed: Sequence[str], other_names: Mapping[str, str] | None = None,
+    once: Sequence[str] = ("slide_id",),
+) -> pd.DataFrame:  # fmt: skip
     """A CSV with a row a slide, all of it text without blanks around it.
 
-    `other_names` are what columns may be called, and what they are called then. Raises LabelsError where it cannot be
-    read, lacks a column, or names no slide or the same slide twice in a row.
+    `other_names` are what columns may be called, and what they are called then; `once` are the columns, those of them
+    that there are, that together name a row. Raises LabelsError where it cannot be read, lacks a column, names no slide
+    in a row, or has one twice.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
@@ -137,7 +166,7 @@ def read_table(
         )
     where = f"the {what} {str(path)!r}"
     _refuse(table["slide_id"] == "", where, "has an empty slide_id; fill it in or delete the row")
-    twice_rows = table["slide_id"].duplicated()
+    twice_rows = table.duplicated([name for name in once if name in table])
     again = f"has the slide {_first(table['slide_id'], twice_rows)!r} again; keep one of its rows"
     _refuse(twice_rows, where, again)
     return table
@@ -163,10 +192,28 @@ def natural(label: str) -> tuple[int, float, str]:
 
 def _refuse(wrong: pd.Series, where: str, sentence: str) -> None:
     """Raise LabelsError for the first row of a table in which something is wrong, with the numbers of some others."""
-    rows = np.flatnonzero(wrong) + 2  # the header is row 1
+    rows = wrong.index[wrong].to_numpy() + 2  # the header is row 1
     if len(rows):
         others = f"rows {', '.join(map(str, rows[1:]))}" if len(rows) < 10 else f"{len(rows) - 1} other rows"
         raise LabelsError(f"row {rows[0]} of {where} {sentence}" + (f" ({others} too)" if len(rows) > 1 else ""))
+
+
+def _parted(table: pd.DataFrame, spec: TableSpec, path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of labelled slides, and those of pseudo labels, each with its place in the file as index."""
+    if PSEUDO_FOLD not in table:
+        return table, table.iloc[:0]
+    is_pseudo = table[PSEUDO_FOLD] != ""
+    labelled, pseudo = table[~is_pseudo], table[is_pseudo]
+    both = is_pseudo & table["slide_id"].isin(labelled["slide_id"])
+    again = f"is a pseudo label of {_first(table['slide_id'], both)!r}, which has a label of its own; delete it"
+    _refuse(both, _labels_table(path), again)
+    if len(pseudo) and (spec.site is not None or FOLD not in table):
+        sites = f"--site {spec.site} makes others: leave it out, and" if spec.site is not None else "so"
+        raise LabelsError(
+            f"{_labels_table(path)} has pseudo labels, each for one fold of the run they were made with; {sites} keep "
+            "the column fold, which has those of that run"
+        )
+    return labelled, pseudo
 
 
 def _labels_table(path: Path) -> str:

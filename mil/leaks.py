@@ -53,17 +53,18 @@ def refuse_leaks(cohort: Cohort, splits: Sequence[Split]) -> None:
     Reads all bags, once. BagError where one is damaged.
     """
     refuse_split_patients(cohort, splits)
-    if leaks := crossing(find_shared(cohort.bags), splits):
+    if leaks := crossing(find_shared(cohort.bags), splits, len(cohort.bags)):
         raise LabelsError(in_words(cohort, leaks))
 
 
 def refuse_split_patients(cohort: Cohort, splits: Sequence[Split]) -> None:
     """Raise LabelsError, naming two slides, where a patient is on two sides of a split."""
-    table, sides = cohort.labels.table, _sides(splits)
+    table = cohort.labels.slides
+    sides = _sides(splits, len(table))
     first_of: dict[str, int] = {}
     for place, (slide_id, patient) in enumerate(zip(table["slide_id"], table["patient_id"], strict=True)):
         first = first_of.setdefault(patient, place)
-        differs = np.flatnonzero(sides[first] != sides[place])
+        differs = np.flatnonzero(_apart(sides[first], sides[place]))
         if len(differs):
             raise LabelsError(
                 f"the slides {table['slide_id'].iloc[first]!r} and {slide_id!r} of the patient {patient!r} are on two "
@@ -71,15 +72,15 @@ def refuse_split_patients(cohort: Cohort, splits: Sequence[Split]) -> None:
             )
 
 
-def crossing(shared: Iterable[Shared], splits: Sequence[Split]) -> list[Shared]:
-    """Those of the pairs that some split has on two sides."""
-    sides = _sides(splits)
-    return [pair for pair in shared if (sides[pair.first] != sides[pair.second]).any()]
+def crossing(shared: Iterable[Shared], splits: Sequence[Split], slides: int) -> list[Shared]:
+    """Those of the pairs, among so many slides, that some split has on two sides."""
+    sides = _sides(splits, slides)
+    return [pair for pair in shared if _apart(sides[pair.first], sides[pair.second]).any()]
 
 
 def in_words(cohort: Cohort, pairs: Sequence[Shared]) -> str:
     """One sentence on pairs that leak: the first of them, what to do, and how many there are."""
-    table = cohort.labels.table
+    table = cohort.labels.slides
     (first, second), what = (table.iloc[place] for place in pairs[0][:2]), pairs[0].what
     more = f" ({len(pairs) - 1} more pairs of slides are alike)" if len(pairs) > 1 else ""
     move = f"and the same {cohort.labels.fold_from} " if "fold" in table else ""
@@ -245,10 +246,18 @@ def _picture(bag: Bag, place: int) -> np.ndarray:
     return bag.tile(place, bag.header.train_px)
 
 
-def _sides(splits: Sequence[Split]) -> np.ndarray:
-    """Int8 (slides, splits): 1 for the slides a split trains on, 2 for those it stops on, 3 for those it tests."""
-    sides = np.zeros((sum(map(len, splits[0][2:])), len(splits)), np.int8)
+def _sides(splits: Sequence[Split], slides: int) -> np.ndarray:
+    """Int8 (slides, splits): 1 for the slides a split trains on, 2 for those it stops on, 3 for those it tests, else 0.
+
+    On no side of a split are slides with pseudo labels of which it may learn nothing.
+    """
+    sides = np.zeros((slides, len(splits)), np.int8)
     for column, split in enumerate(splits):
-        for side, rows in enumerate((split.train, split.valid, split.test), 1):
+        for side, rows in ((1, split.train), (1, split.soft), (2, split.valid), (3, split.test)):
             sides[rows, column] = side
     return sides
+
+
+def _apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Bool (splits,): where two slides are on different sides."""
+    return (first != second) & (first > 0) & (second > 0)

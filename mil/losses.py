@@ -1,17 +1,18 @@
 """From logits to a loss, and to probabilities, for each kind of task. Losses take logits."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mil.errors import SettingsError
-from mil.labels import Labels
 from mil.recipe import LossSpec
 from mil.task import ANY_OF, ONE_OF, ONE_VS_NORMAL, Task
 
 
 class TaskLoss:
-    """The loss of a training, whose classes are weighed as its training slides (`training`, no others) say.
+    """The loss of a training, whose classes are weighed as the targets of its training slides (no others) say.
 
     A term of the loss is a slide (`one of`), a known label of a slide (`any of`), or a class against the normal one on
     a slide that is either (`one vs normal`). Its loss is the cross-entropy, softmax or binary, with label smoothing as
@@ -23,15 +24,17 @@ class TaskLoss:
     the training slides is then the mean over classes of the mean loss of each: the class-weighted log loss.
 
     Targets are int64 (B,), the place of each slide's class; for `any of` float (B, K), 1 or 0, nan where a label is
-    unknown. Raises SettingsError for an alpha that does not fit the classes.
+    unknown. Soft ones are float (B, K) for all tasks, probabilities: a slide then counts as that mixture of slides
+    whose targets are certain, in its loss, in its terms and in what classes weigh. Raises SettingsError for an alpha
+    that does not fit the classes.
     """
 
-    def __init__(self, task: Task, spec: LossSpec, training: Labels) -> None:
+    def __init__(self, task: Task, spec: LossSpec, training: np.ndarray) -> None:
         self.task, self.smoothing = task, spec.label_smoothing
         self.gamma = spec.focal_gamma if spec.loss == "focal" else None
         factors = _alpha(task, spec.focal_alpha)
         if spec.balance == "weights":
-            factors = factors * _balanced(task, torch.tensor(training.targets))
+            factors = factors * _balanced(task, torch.tensor(training))
         self._factors = factors
 
     def weight(self, target: Tensor) -> float:
@@ -40,17 +43,38 @@ class TaskLoss:
         Not the sum of their weights, whose mean over the training slides is 1: divided by that sum, the loss of a batch
         with slides of one class alone would be what it is without weights.
         """
+        if self.task.kind == ANY_OF:
+            return float((~target.isnan()).sum())
+        if is_soft(target):
+            return sum(float(target[:, k].sum()) * self.weight(certain[:1]) for k, certain in self._certain(target))
         return float(len(target) if self.task.kind == ONE_OF else (~_wanted(self.task, target).isnan()).sum())
 
     def __call__(self, logits_BK: Tensor, target: Tensor) -> Tensor:
         """The weighted sum of a batch's terms, a scalar; over `weight` it is the mean, of one batch or several."""
         self._factors = self._factors.to(logits_BK)
+        if self.task.kind == ANY_OF or not is_soft(target):
+            return self._terms(logits_BK, target).sum()
+        terms = [
+            target[:, k, None].to(logits_BK) * self._terms(logits_BK, certain) for k, certain in self._certain(target)
+        ]
+        return torch.cat(terms, dim=1).sum()
+
+    def _certain(self, target_BK: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Each class with the targets (B,) that slides of it would have."""
+        for k in range(target_BK.shape[1]):
+            yield k, torch.full((len(target_BK),), k, device=target_BK.device)
+
+    def _terms(self, logits_BK: Tensor, target: Tensor) -> Tensor:
+        """The weighted terms of each slide: (B, 1), or (B, logits), 0 where nothing is asked."""
         if self.task.kind == ONE_OF:
-            return (self._of_classes(logits_BK, target) * self._factors[target]).sum()
+            return (self._of_classes(logits_BK, target) * self._factors[target])[:, None]
         wanted_BK = _wanted(self.task, target)
-        known_BK, present_BK = ~wanted_BK.isnan(), wanted_BK == 1
-        factors_BK = torch.where(present_BK, self._factors[1], self._factors[0]) * known_BK
-        return (self._of_labels(logits_BK, present_BK) * factors_BK).sum()
+        present_BK = wanted_BK.nan_to_num().to(logits_BK)
+        absent, present = (
+            self._of_labels(logits_BK, side) * factors * share
+            for side, factors, share in zip((False, True), self._factors, (1 - present_BK, present_BK), strict=True)
+        )
+        return (absent + present) * ~wanted_BK.isnan()
 
     def _of_classes(self, logits_BK: Tensor, target_B: Tensor) -> Tensor:
         if self.gamma is None:
@@ -59,11 +83,11 @@ class TaskLoss:
         others_B = logits_BK.scatter(1, own_B1, -torch.inf).logsumexp(dim=1)
         return focal(logits_BK.gather(1, own_B1).squeeze(1) - others_B, self.gamma)
 
-    def _of_labels(self, logits_BK: Tensor, present_BK: Tensor) -> Tensor:
+    def _of_labels(self, logits_BK: Tensor, present: bool) -> Tensor:
         if self.gamma is None:
-            smoothed_BK = present_BK.to(logits_BK.dtype) * (1 - self.smoothing) + self.smoothing / 2
+            smoothed_BK = torch.full_like(logits_BK, present * (1 - self.smoothing) + self.smoothing / 2)
             return nn.functional.binary_cross_entropy_with_logits(logits_BK, smoothed_BK, reduction="none")
-        return focal(torch.where(present_BK, logits_BK, -logits_BK), self.gamma)
+        return focal(logits_BK if present else -logits_BK, self.gamma)
 
 
 def focal(margins: Tensor, gamma: float) -> Tensor:
@@ -75,20 +99,25 @@ def focal(margins: Tensor, gamma: float) -> Tensor:
     return -(gamma * nn.functional.logsigmoid(-margins)).exp() * nn.functional.logsigmoid(margins)
 
 
-def sampling_weights(labels: Labels) -> np.ndarray:
+def is_soft(target: Tensor | np.ndarray) -> bool:
+    """Whether targets, of classes that exclude each other, are probabilities of all of them."""
+    return target.ndim == 2
+
+
+def sampling_weights(task: Task, targets: np.ndarray) -> np.ndarray:
     """How often each slide (slides,) is to be drawn where on average one is drawn once, so that classes count alike.
 
     All slides of a class are drawn as often as those of any other. With several labels a slide has the mean, over its
     known labels, of what each alone would give it: 1 / (2 its share). All presences and absences cannot be had alike
     at once, nor is it wanted that a rare set of labels is drawn as often as all other slides together.
     """
-    targets = labels.targets
-    if labels.task.kind != ANY_OF:
-        return _evenly(targets)
+    if task.kind != ANY_OF:
+        shares_NK = targets if is_soft(targets) else np.eye(len(task.classes))[targets]
+        return _evenly(shares_NK)
     each = np.full(targets.shape, np.nan)
     for weights, column in zip(each.T, targets.T, strict=True):
         known = ~np.isnan(column)
-        weights[known] = _evenly(column[known])
+        weights[known] = _evenly(np.stack([1 - column[known], column[known]], axis=1))
     mean = np.nanmean(each, axis=1)
     return mean / mean.mean()
 
@@ -132,20 +161,23 @@ def _wanted(task: Task, target: Tensor) -> Tensor:
     return wanted.masked_fill(is_class[:, _others(task)], 1).masked_fill(normal_B1, 0)
 
 
-def _evenly(targets: np.ndarray) -> np.ndarray:
-    """A weight for each of some targets, on average 1, with which all values there are add up to the same."""
-    values, places, counts = np.unique(targets, return_inverse=True, return_counts=True)
-    return len(targets) / (len(values) * counts[places])
+def _evenly(shares_NK: np.ndarray) -> np.ndarray:
+    """A weight (N,) for each of some slides, on average 1, with which all classes there are add up to the same."""
+    counts = shares_NK.sum(axis=0)
+    there = counts > 0
+    return shares_NK[:, there] @ (len(shares_NK) / (there.sum() * counts[there]))
 
 
 def _balanced(task: Task, targets: Tensor) -> Tensor:
     """Factors (K,) of classes, or (2, logits) of what is absent and present, see TaskLoss; 1 where there is none."""
-    if task.kind == ONE_OF:
-        counts = targets.bincount(minlength=len(task.classes))
+    if task.kind == ANY_OF:
+        counts = torch.stack([(1 - targets).nansum(dim=0), targets.nansum(dim=0)])
     else:
-        wanted = _wanted(task, targets)
-        counts = torch.stack([(wanted == 0).sum(dim=0), (wanted == 1).sum(dim=0)])
+        counts = targets.sum(dim=0) if is_soft(targets) else targets.bincount(minlength=len(task.classes))
+    if task.kind == ONE_VS_NORMAL:
+        counts = torch.stack([counts[task.normal_index].expand(task.logits), counts[_others(task)]])
     there = counts > 0
+    # Soft targets may add up to hardly anything, which must not weigh without bound.
     return torch.where(there, counts.sum() / (there.sum() * counts.clamp(min=1)), 1.0)
 
 

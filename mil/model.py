@@ -51,8 +51,8 @@ class MILNet(Network):
 
     def _pooled(self, maps_MCHW: Tensor, mask_BN: Tensor, metadata_BF: Tensor | None) -> MILOutput:
         pooled = self.pooling(unstack(maps_MCHW, mask_BN), mask_BN.to(maps_MCHW.device))
-        logits_BK = self.head(self.positions(pooled.maps_BCHW).flatten(1), metadata_BF)
-        return MILOutput(logits_BK, pooled.attention_BN)
+        vectors_BC = self.positions(pooled.maps_BCHW).flatten(1)
+        return MILOutput(self.head(vectors_BC, metadata_BF), pooled.attention_BN, None, vectors_BC)
 
     def attention_parameters(self) -> list[nn.Parameter]:
         """See Network."""

@@ -15,12 +15,14 @@ from mil.head import Head
 class MILOutput(NamedTuple):
     """Logits (B, K), and the attention that a network has: (B, N) on instances, or (B, G, G) on cells of an overview.
 
-    `map_BGG` is float32 and sums to 1 over the square that ChipNet was given.
+    `map_BGG` is float32 and sums to 1 over the square that ChipNet was given. `vectors_BC` is what the head is given of
+    each slide, metadata aside.
     """
 
     logits_BK: Tensor
     attention_BN: Tensor | None
     map_BGG: Tensor | None = None
+    vectors_BC: Tensor | None = None
 
 
 class Features(nn.Module):

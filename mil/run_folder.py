@@ -1,6 +1,7 @@
 """The folder of a run: who may begin it or go on with it, and what is written before anything is trained.
 
-- config.yaml, bags.json, folds.csv, skipped.csv: written before anything is trained
+- config.yaml, bags.json, folds.csv, skipped.csv: written before anything is trained; pseudo.csv where there are
+  pseudo labels
 - fold_0/checkpoint.safetensors, log.csv: while that fold trains
 - fold_0/model.safetensors, model.json, oof.csv: when it is done, oof.csv last
 - oof.csv, log.csv, metrics.json, *.png: put together when all folds are done, metrics.json last
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -19,12 +21,14 @@ from mil.errors import RunError, cause
 from mil.folds import Folds
 from mil.labels import target_column
 from mil.recipe import Recipe
-from mil.task import ANY_OF
+from mil.soft import PSEUDO_FOLD, VALID_IN, SoftLabels, chance_column
+from mil.task import ANY_OF, Task
 from tiling.bag import differing
 from tiling.cells import plain
 from tiling.output import placing, replacing, sweep, write_table
 
 CONFIG, BAGS, FOLDS, SKIPPED, OOF, LOG = "config.yaml", "bags.json", "folds.csv", "skipped.csv", "oof.csv", "log.csv"
+PSEUDO = "pseudo.csv"
 REPORT = "report"
 SOURCES = f"{REPORT}/sources.json"  # what the bags say of their slides
 # What may differ between the jobs of one run: where things are, and who reads and watches.
@@ -61,6 +65,8 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 def _begin(out: Path, config: dict[str, Any], cohort: Cohort, folds: Folds, metadata: Sequence[str]) -> None:
     """Write what a run begins with, its settings last; those of a job that was faster stay."""
     write_table(out / FOLDS, *_folds_table(cohort, folds, metadata))
+    if cohort.labels.soft is not None:
+        write_table(out / PSEUDO, *_pseudo_table(cohort.labels.soft, cohort.labels.task))
     missing = cohort.missing[["slide_id", "patient_id", "label", "error"]]
     write_table(out / SKIPPED, missing.columns.tolist(), missing.itertuples(index=False))
     with replacing(out / BAGS) as temporary:
@@ -90,7 +96,7 @@ def refuse_taken(out: Path, resume: bool, fold: int | None) -> None:
 def _is_run(out: Path) -> bool:
     """Whether a folder is of a run; also where this or another job has just begun it."""
     names = {path.name for path in out.iterdir()}  # first, for the settings may come into place meanwhile
-    begun = all(name in (BAGS, FOLDS, SKIPPED) or name.startswith(".") for name in names)
+    begun = all(name in (BAGS, FOLDS, SKIPPED, PSEUDO) or name.startswith(".") for name in names)
     return begun or (out / CONFIG).exists()
 
 
@@ -98,13 +104,24 @@ def _folds_table(cohort: Cohort, folds: Folds, metadata: Sequence[str]) -> tuple
     """Header and rows of folds.csv: of several labels each has a column, empty where it is unknown; then metadata."""
     table, task = cohort.labels.table, cohort.labels.task
     table = table.assign(fold=folds.name_of())
-    columns = ["slide_id", "patient_id", "label", "fold"]
+    columns = ["slide_id", "patient_id", "label", "fold", *([VALID_IN] if VALID_IN in table else [])]
     if task.kind == ANY_OF:
         known = {name: table[target_column(name)] for name in task.classes}
         table = table.assign(**{name: value.map({0.0: "0", 1.0: "1"}).fillna("") for name, value in known.items()})
         columns += task.classes
     columns += metadata
     return columns, table[columns].itertuples(index=False)
+
+
+def _pseudo_table(soft: SoftLabels, task: Task) -> tuple[list[str], list[Sequence[Any]]]:
+    """Header and rows of pseudo.csv: a row for each slide and each fold that learns something of it."""
+    rows: list[Sequence[Any]] = []
+    for fold in soft.folds:
+        places = soft.of_fold(fold)
+        slides = soft.table.iloc[places][["slide_id", "patient_id"]].itertuples(index=False)
+        for slide, chances in zip(slides, soft.chances(fold, places), strict=True):
+            rows.append([*slide, fold, *("" if np.isnan(chance) else float(chance) for chance in chances)])
+    return ["slide_id", "patient_id", PSEUDO_FOLD, *map(chance_column, task.classes)], rows
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -154,4 +171,11 @@ def _refuse_other(out: Path, config: dict[str, Any], cohort: Cohort, folds: Fold
         raise RunError(
             f"the run {str(out)!r} was begun with other slides, labels, metadata or folds than --labels and --bags "
             "have now; choose another --out"
+        )
+    soft = cohort.labels.soft
+    _, pseudo = ([], []) if soft is None else _pseudo_table(soft, cohort.labels.task)
+    begun = read_text(out / PSEUDO).to_numpy().tolist() if (out / PSEUDO).exists() else []
+    if begun != [list(map(str, row)) for row in pseudo]:
+        raise RunError(
+            f"the run {str(out)!r} was begun with other pseudo labels than --labels has now; choose another --out"
         )

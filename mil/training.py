@@ -61,7 +61,9 @@ class FoldTraining:
         labels, spec, optim = cohort.labels, recipe.train, recipe.optim
         train = labels.at(split.train)
         self.metadata = fit_metadata(train.table, recipe.table.categorical, recipe.table.numeric)
-        self.data = self._dataset(split.train)
+        rows = np.concatenate([split.train, split.soft])
+        learned = labels.learned(split.train, split.soft, split.name)
+        self.data = self._dataset(rows, learned)
         torch.manual_seed(seed_of(spec.seed, split.fold, 1))
         self.net = build_model(recipe.model, labels.task, cohort.bag_spec, self.metadata)
         start_from_weights(self.net, recipe.model)
@@ -70,10 +72,10 @@ class FoldTraining:
         prepare(self.net, spec, processes.device, processes.world)
         self.net.to(processes.device)
         self.learning = [weight for weight in self.net.parameters() if weight.requires_grad]
-        self.loss = TaskLoss(labels.task, recipe.loss, train)
-        drawn = sampling_weights(train) if recipe.loss.balance == "sampling" else None
+        self.loss = TaskLoss(labels.task, recipe.loss, learned)
+        drawn = sampling_weights(labels.task, learned) if recipe.loss.balance == "sampling" else None
         seed = seed_of(spec.seed, split.fold, 2)
-        self.batches = Batches(len(train), spec.batch_size, seed, shuffle=True, weights=drawn, world=processes.world)
+        self.batches = Batches(len(rows), spec.batch_size, seed, shuffle=True, weights=drawn, world=processes.world)
         self.optimizer = make_optimizer(self.net, optim)
         self.schedule = Schedule(self.optimizer, optim, self.steps_of_epoch, spec.epochs)
         self.averaging = Averaging(optim.ema, optim.average_last)
@@ -253,7 +255,7 @@ class FoldTraining:
 
     def _predict(self, rows: np.ndarray, weights: Mapping[str, Tensor], stop: Stop | None = None) -> Tensor:
         """Logits (rows, K) with these weights, on every process; one that is alone may be told to stop."""
-        spec, data = self.recipe.train, self._dataset(rows)
+        spec, data = self.recipe.train, self._dataset(rows, self.cohort.labels.targets[rows])
         own = self.processes.share(np.arange(len(rows)))
         plan = [own[start : start + spec.batch_size] for start in range(0, len(own), spec.batch_size)]
         with standing_in(self.net, weights), closing(self._feed(data, plan)) as batches:
@@ -264,21 +266,20 @@ class FoldTraining:
     def _encoded(self, encodings: Encodings) -> Reader | None:
         """Reads bags as the frozen backbone sees them, if that fits into memory."""
         maps = encodings.by(self.net)
-        rows = np.concatenate([self.split.train, self.split.valid, self.split.test])
+        rows = np.concatenate([self.split.train, self.split.soft, self.split.valid, self.split.test])
         rows = rows[[self.cohort.bags[row] not in maps for row in rows]]
         if not len(rows):
             return maps.__getitem__
-        data, some = self._dataset(rows), self.recipe.train.batch_size
+        data, some = self._dataset(rows, np.zeros(len(rows))), self.recipe.train.batch_size  # nothing is learned here
         plan = np.split(np.arange(len(rows)), range(some, len(rows), some))
         instances = sum(self.cohort.sizes[row] for row in rows)
         with closing(self._feed(data, plan)) as batches:
             most_bytes = min(MOST_BYTES, available_bytes(torch.device("cpu")) // 2)
             return encode_once(self.net, batches, data.bags, instances, most_bytes, maps)
 
-    def _dataset(self, rows: np.ndarray) -> BagDataset:
-        labels = self.cohort.labels
-        columns = self.metadata.encode(labels.table.iloc[rows])
-        return BagDataset([self.cohort.bags[row] for row in rows], labels.targets[rows], self.read, columns)
+    def _dataset(self, rows: np.ndarray, targets: np.ndarray) -> BagDataset:
+        columns = self.metadata.encode(self.cohort.labels.slides.iloc[rows])
+        return BagDataset([self.cohort.bags[row] for row in rows], targets, self.read, columns)
 
 
 def _mean_entropy(output: MILOutput) -> Tensor:

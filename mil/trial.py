@@ -30,7 +30,7 @@ def try_model(
     Its loss and its optimiser are made too, so that all that does not fit is refused: raises ModelError or
     SettingsError.
     """
-    TaskLoss(cohort.labels.task, recipe.loss, cohort.labels)
+    TaskLoss(cohort.labels.task, recipe.loss, cohort.labels.targets)
     metadata = fit_metadata(cohort.labels.table, recipe.table.categorical, recipe.table.numeric)
     net = build_model(recipe.model, cohort.labels.task, cohort.bag_spec, metadata)
     weights = start_from_weights(net, recipe.model)

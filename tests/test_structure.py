@@ -37,7 +37,7 @@ MIL_MAY_USE = {
     )
 }
 
-COMMANDS_OF_MIL = {"mil.ensemble", "mil.merge", "mil.score_all"}  # which have flags, or are told to stop
+COMMANDS_OF_MIL = {"mil.ensemble", "mil.merge", "mil.pseudo", "mil.score_all"}  # which have flags, or are told to stop
 
 # A ChipNet picks tiles: its own package knows how, and is imported inside the function that needs it.
 ONLY_WHEN_ASKED = {"tiling.picker": {"mil.errors", "mil.errors.MilError", "mil.picking", "mil.picking.load_picker"}}

@@ -94,3 +94,9 @@ def test_plots_are_copied_where_they_are_pictures(run: Path, tmp_path: Path) -> 
         "learning_curves.png", "precision_recall.png", "reliability.png",
     ]  # fmt: skip
     assert all(plot.width > 100 and plot.height > 100 for plot in found)
+
+
+def test_pseudo_labels_are_told(run: Path) -> None:
+    assert "Learned also from" not in dict(about(run).model)
+    (run / "pseudo.csv").write_text("slide_id,patient_id,pseudo_fold,prob_normal,prob_tumour\nu,u,0,1,0\nu,u,1,1,0\n")
+    assert dict(about(run).model)["Learned also from"] == "pseudo labels of 1 slides"

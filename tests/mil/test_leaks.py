@@ -93,7 +93,7 @@ def test_what_lies_on_two_sides(train: list[int], valid: list[int], leaks: bool)
     """Also where training is stopped; slides that no split has apart may share what they like."""
     split = Split(0, "0", np.array(train), np.array(valid), np.array([3]))
     pairs = [Shared(0, 1, "a tile in common")]
-    assert crossing(pairs, [split]) == (pairs if leaks else [])
+    assert crossing(pairs, [split], 4) == (pairs if leaks else [])
 
 
 def test_tile_in_common(folder: Path) -> None:

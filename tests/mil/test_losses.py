@@ -1,5 +1,6 @@
 """Losses and probabilities by hand."""
 
+import itertools
 import math
 
 import numpy as np
@@ -37,7 +38,7 @@ def labels(task: Task, targets: object) -> Labels:
 
 def loss_of(task: Task, training: object = None, **settings: object) -> TaskLoss:
     anything = [[0, 1], [1, 0]] if task.kind == SEVERAL else [0, 1]
-    return TaskLoss(task, LossSpec(**settings), labels(task, anything if training is None else training))  # type: ignore
+    return TaskLoss(task, LossSpec(**settings), np.array(anything if training is None else training))  # type: ignore
 
 
 def mean(loss: TaskLoss, logits: Tensor, target: Tensor) -> Tensor:
@@ -268,13 +269,13 @@ def test_gradient_of_parts_is_that_of_the_whole(settings: dict[str, object]) -> 
 
 
 def test_sampling_draws_each_class_alike() -> None:
-    weights = sampling_weights(labels(ONE_OF, [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]))
+    weights = sampling_weights(ONE_OF, np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2]))
     assert weights.tolist() == pytest.approx([2 / 3] * 5 + [10 / 9] * 3 + [5 / 3] * 2)
     assert weights.sum() == pytest.approx(10)
 
 
 def test_sampling_of_several_labels_goes_by_the_mean_over_those_that_are_known() -> None:
-    weights = sampling_weights(labels(ANY_OF, [[1, 1], [0, 1], [0, nan], [0, 0]]))
+    weights = sampling_weights(ANY_OF, np.array([[1, 1], [0, 1], [0, nan], [0, 0]]))
     each = np.array([(2 + 3 / 4) / 2, (2 / 3 + 3 / 4) / 2, 2 / 3, (2 / 3 + 3 / 2) / 2])
     assert weights == pytest.approx(each / each.mean())
 
@@ -346,3 +347,45 @@ def test_one_vs_normal_finds_the_probabilities_there_are() -> None:
 
     optimizer.step(closure)
     assert probabilities(VS_NORMAL, logits.detach()[None])[0].tolist() == pytest.approx([0.2, 0.5, 0.3], abs=1e-4)
+
+
+SOFT = [[0.7, 0.2, 0.1], [0, 1, 0], [0.5, 0, 0.5]]
+
+
+@pytest.mark.parametrize("task", [ONE_OF, VS_NORMAL], ids=["one of", "one vs normal"])
+@pytest.mark.parametrize("settings", [{}, {"balance": "weights"}, {"loss": "focal"}, {"label_smoothing": 0.2}], ids=str)
+def test_soft_target_is_a_mixture_of_certain_ones(task: Task, settings: dict[str, object]) -> None:
+    """In the loss and in the number of terms; targets that are certain say the same as places and as probabilities."""
+    loss, soft = loss_of(task, [0, 0, 1, 2], **settings), torch.tensor(SOFT, dtype=torch.float64)
+    logits = torch.randn(3, task.logits, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    total = terms = 0.0
+    for row, share in itertools.product(range(3), range(3)):
+        place = torch.tensor([share])
+        total += SOFT[row][share] * loss(logits[row : row + 1], place).item()
+        terms += SOFT[row][share] * loss.weight(place)
+    assert loss(logits, soft).item() == pytest.approx(total, rel=1e-12)
+    assert loss.weight(soft) == pytest.approx(terms, rel=1e-12)
+    places = torch.tensor([2, 0, 1])
+    certain = nn.functional.one_hot(places, 3).double()
+    assert loss(logits, certain).item() == pytest.approx(loss(logits, places).item(), rel=1e-12)
+    assert loss.weight(certain) == loss.weight(places)
+
+
+def test_soft_target_of_a_label_is_a_mixture_too() -> None:
+    loss, logits = loss_of(ANY_OF, [[0, 1], [1, 0], [0, 0]], balance="weights"), torch.tensor([[1.0, -2]])
+    one, other = (loss(logits, torch.tensor([[float(first), nan]])).item() for first in (0, 1))
+    assert loss(logits, torch.tensor([[0.3, nan]])).item() == pytest.approx(0.7 * one + 0.3 * other, rel=1e-6)
+    assert loss.weight(torch.tensor([[0.3, nan]])) == 1
+
+
+def test_soft_targets_weigh_the_classes_by_their_sums() -> None:
+    soft = np.array([[1, 0, 0], [0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]])
+    places = np.array([0, 0, 1, 2])
+    logits = torch.tensor([[1.0, 2, 3]])
+    for task in (ONE_OF, VS_NORMAL):
+        by_soft, by_places = (loss_of(task, training, balance="weights") for training in (soft, places))
+        for place in range(3):
+            target = torch.tensor([place])
+            shown = logits[:, : task.logits]
+            assert by_soft(shown, target).item() == pytest.approx(by_places(shown, target).item(), rel=1e-6)
+    assert sampling_weights(ONE_OF, soft).tolist() == pytest.approx([2 / 3, 1, 1, 4 / 3])

@@ -15,7 +15,9 @@ from mil.task import Task
 from mil.trial import describe, explained, seconds_per_instance, try_model
 
 CPU = torch.device("cpu")
-COHORT = Cohort(Labels(pd.DataFrame(), Task(("0", "1"))), [], [4, 6], {"instances": 6}, pd.DataFrame(), [])
+COHORT = Cohort(
+    Labels(pd.DataFrame({"target": [0, 1]}), Task(("0", "1"))), [], [4, 6], {"instances": 6}, pd.DataFrame(), []
+)
 RECIPE = Recipe(model=ModelSpec(backbone="test_resnet", train_px=32), train=TrainSpec(precision="fp32"))
 
 

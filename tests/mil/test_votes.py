@@ -138,3 +138,19 @@ def test_folds_csv_of_a_run_serves_as_labels(cohort: CohortFiles, folder: Path, 
     mark(folder, "".join(named))
     given = read_labels(table)
     refuse_other_folds(gather(given, folder, skip_missing=False), make_folds(given, 5, 7))
+
+
+def test_tiles_of_a_slide_with_a_pseudo_label_are_picked_by_nobody(
+    cohort: CohortFiles, folder: Path, tmp_path: Path
+) -> None:
+    """All but one fold of a ChipNet have seen what is tested."""
+    labels = cohort.labels.read_text().splitlines()
+    own = [f"{row},{index % 2},,," for index, row in enumerate(sorted(labels[1:-1]))]
+    (tmp_path / "labels.csv").write_text(
+        "\n".join([f"{labels[0]},fold,pseudo_fold,prob_normal,prob_tumour", *own, "s11,tumour,s11,,0,0,1"]) + "\n"
+    )
+    found = gather(read_labels(tmp_path / "labels.csv"), folder, skip_missing=False)
+    assert (len(found.labels), len(found.bags), len(found.votes)) == (11, 12, 11)
+    mark(folder, "-" * 12)
+    with pytest.raises(LabelsError, match=r"the tiles of '.*s11.h5' were picked by a ChipNet that learned from slides"):
+        gather(read_labels(tmp_path / "labels.csv"), folder, skip_missing=False)

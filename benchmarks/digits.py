@@ -4,7 +4,9 @@ A canvas of 1500 x 1500 px has five handwritten digits of 28 px, anywhere but no
 which is the label ("majority"), two of other classes; and 50 scribbles of the same size, of two straight strokes each.
 
 Here the digits of the folds are disjoint, so that none is on both sides, and labels are balanced. The canvas is stained
-all over, pink, and what is written on it blue: so are all 900 tiles of 50 px tissue, and all of them candidates.
+all over, pink, and what is written on it blue: so are all 900 tiles of 50 px tissue, and all of them candidates. It has
+a grain: without one, two pages hold the same tile where the same bit of a stroke happens to lie in the same place, and
+a training takes them for a slide that is there twice.
 """
 
 import gzip
@@ -70,7 +72,7 @@ def compose_pages(source: Path, out: Path, slides: int, seed: int = 0) -> None:
     for index in range(slides):
         slide_id, fold, majority = f"d{index:04d}", index % FOLDS, index // FOLDS % CLASSES
         page = draw_page(majority, pools[fold], patterns[fold], random)
-        Image.fromarray(page.rgb).save(out / "slides" / f"{slide_id}.png", compress_level=1)
+        Image.fromarray(grained(page.rgb, random)).save(out / "slides" / f"{slide_id}.png", compress_level=1)
         rows.append((slide_id, f"digit{majority}", slide_id, fold))
         truth[slide_id] = digit_tiles(page.corners)
     write_table(out / "labels.csv", ["slide_id", "label", "patient_id", "fold"], rows)
@@ -90,6 +92,11 @@ def draw_page(majority: int, digits: Digits, patterns: np.ndarray, random: np.ra
         grey[y0 : y0 + DIGIT_PX, x0 : x0 + DIGIT_PX] = digits.images[digit]
     ink = np.linspace(PINK, BLUE, 256).round().astype(np.uint8)
     return Page(ink[grey], corners)
+
+
+def grained(rgb: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A page, each of whose pixels is up to two steps lighter or darker."""
+    return (rgb + random.integers(-2, 3, (*rgb.shape[:2], 1))).astype(np.uint8)
 
 
 def _apart(count: int, random: np.random.Generator) -> np.ndarray:

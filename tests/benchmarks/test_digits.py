@@ -8,7 +8,7 @@ from PIL import Image
 
 from benchmarks import digits
 from benchmarks.catch import read_truth
-from benchmarks.digits import BLUE, PINK, Digits, compose_pages, digit_tiles, draw_page, read_digits, scribbles
+from benchmarks.digits import BLUE, PINK, Digits, compose_pages, digit_tiles, draw_page, grained, read_digits, scribbles
 
 # Three times ten of each class: a square of ink as wide as its class says.
 CLASSES = np.repeat(np.arange(10, dtype=np.uint8), 30)
@@ -48,6 +48,15 @@ def test_page_has_three_of_the_class_and_two_others(seed: int) -> None:
     assert [(width - 2) // 2 == 7 for width in widths] == [True] * 3 + [False] * 2
     assert (page.rgb == PINK).all(axis=2).sum() == 1500**2 - 28 * sum(widths)  # none lies on another
     assert page.rgb.shape == (1500, 1500, 3)
+
+
+def test_grain_makes_every_tile_its_own() -> None:
+    page = np.full((100, 100, 3), PINK, np.uint8)
+    found = grained(page, np.random.default_rng(0))
+    changes = found.astype(int) - page
+    assert np.unique(changes).tolist() == [-2, -1, 0, 1, 2]
+    assert (changes == changes[..., :1]).all()
+    assert len({found[y : y + 50, x : x + 50].tobytes() for y in (0, 50) for x in (0, 50)}) == 4
 
 
 def test_tiles_with_a_quarter_of_a_digit() -> None:

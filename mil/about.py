@@ -5,7 +5,6 @@ its last line.
 """
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from mil.markup import write
 from mil.predict import METRICS_FILE
 from mil.run_folder import FOLDS, SKIPPED, SOURCES, read_config, read_text
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
+from tiling.documents import read_json
 from tiling.features import FEATURES
 from tiling.overview import OVERVIEWS
 
@@ -166,7 +166,7 @@ def table_of(path: Path) -> pd.DataFrame:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

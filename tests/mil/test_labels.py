@@ -78,7 +78,10 @@ def test_site_column_gives_the_folds(tmp_path: Path) -> None:
         ("slide_id,label\na,1\nb,0\na,1\n", "row 4 .* has the slide 'a' again; keep one of its rows"),
         ("slide_id,label\na,1\nb,1\n", r"has one class only \(1\); training needs two"),
         ("", "cannot read the labels table"),
-        ("a,b\n1,2,3\n", "cannot read the labels table .* saw 3.; give a CSV with slide_id, label$"),
+        (
+            "a,b\n1,2,3\n",
+            "cannot read the labels table .*row 2 has 3 cells and the header 2.; give a CSV with slide_id, label$",
+        ),
         ("slide_id,label,label\na,1,0\n", "has the column 'label' twice"),
         ("slide_id,label\n", "has no rows; add a row a slide"),
     ],

@@ -60,7 +60,8 @@ def complete(made: About, slides: pd.DataFrame, config: Mapping[str, Any]) -> No
     folds = metrics.get("folds")
     made.folds = [_fold(each) for each in (folds if isinstance(folds, list) else ()) if isinstance(each, dict)]
     made.figures = _figures(metrics, by_patient=made.by_patient)
-    made.interval, made.positive = str(metrics.get("interval", "")), metrics.get("positive")
+    positive = metrics.get("positive")
+    made.interval, made.positive = str(metrics.get("interval", "")), positive if isinstance(positive, str) else None
     made.limits = limits_of(made, config)
 
 
@@ -123,7 +124,7 @@ def _class(name: str, slides: pd.DataFrame, task: Task, metrics: Mapping[str, An
     if slides.empty:
         return ClassRow(name, 0, 0, {})
     has = slides["label"].map(lambda cell: name in (cell.split(";") if task.kind == ANY_OF else [cell]))
-    found = _mapping(metrics, "slides", "classes", name, "auc")
+    found = _figure(metrics, "slides", "classes", name, "auc")
     return ClassRow(name, int(has.sum()), slides["patient_id"][has].nunique(), found)
 
 
@@ -135,10 +136,17 @@ def _fold(found: Mapping[str, Any]) -> Fold:
 def _figures(metrics: Mapping[str, Any], by_patient: bool) -> list[Figure]:
     found = []
     for key, name in NAMES.items():
-        slides, patients = _mapping(metrics, "slides", key), _mapping(metrics, "patients", key)
+        slides, patients = _figure(metrics, "slides", key), _figure(metrics, "patients", key)
         if slides.get("value") is not None or slides.get("note"):
             found.append(Figure(name, slides, patients, _verdict(key, patients if by_patient else slides)))
     return found
+
+
+def _figure(metrics: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """A figure with its interval: numbers or None, and a note where it is infinite."""
+    found = _mapping(metrics, *keys)
+    numbers = {name: _number(found[name]) for name in ("value", "low", "high", "baseline") if name in found}
+    return numbers | ({"note": str(found["note"])} if "note" in found else {})
 
 
 def _verdict(key: str, figure: Mapping[str, Any]) -> str:
@@ -153,7 +161,7 @@ def _verdict(key: str, figure: Mapping[str, Any]) -> str:
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, (int, float)) else None
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def table_of(path: Path) -> pd.DataFrame:

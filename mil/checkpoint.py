@@ -107,10 +107,8 @@ def load_model(folder: Path) -> tuple[Network, ModelCard]:
         _refuse_misfit(_outline(card), path)
         model = build_model(card.model, card.task, card.bag_spec, card.metadata)
         weights = load_file(path)
-        if wild := next(
-            (name for name, value in weights.items() if value.is_floating_point() and value.isnan().any()), ""
-        ):
-            raise ValueError(f"{wild} is not a number")
+        if wild := [name for name, value in weights.items() if value.is_floating_point() and value.isnan().any()]:
+            raise ValueError(f"{wild[0]} is not a number")
         model.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, ModelError):

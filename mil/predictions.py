@@ -118,6 +118,12 @@ def read_rows(path: Path) -> list[Row]:
         raise TableError(f"cannot read the table {str(path)!r} ({cause(error)}); check the file") from error
 
 
+def is_score(row: Row, columns: Iterable[str]) -> bool:
+    """Whether a row has just these columns, and a value where a slide that was scored or failed has one."""
+    there = all(value is not None for name, value in row.items() if name not in _NUMBERS)
+    return list(row) == list(columns) and row["status"] in (OK, FAILED) and row["slide_id"] != "" and there
+
+
 def read_predictions(path: Path, classes: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
     """The rows of a table that have a score, and their probabilities float64 (rows, K)."""
     table = pd.DataFrame(read_rows(path))

@@ -35,7 +35,7 @@ class Report:
         if self.healthy:
             return [*parts, "", "nothing stands in the way of this training"]
         count = f"{len(self.problems)} problems" if len(self.problems) > 1 else "one problem"
-        return [*parts, "", f"{count}:", *(f"{n}. {text}" for n, text in enumerate(self.problems, 1))]
+        return [*parts, "", f"{count}:", *(f"{n}. {visible(text)}" for n, text in enumerate(self.problems, 1))]
 
     def attempt(self, work: Callable[[], T]) -> T | None:
         """What `work` gives, or None where it raises an error of a user's, which becomes a problem."""

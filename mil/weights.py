@@ -52,7 +52,7 @@ def load_weights(backbone: Backbone, path: Path) -> WeightsReport:
     best: dict[str, Tensor] = {}
     fitting: set[str] = set()
     for tensors in _candidates(_read(path), backbone.net, wanted):
-        fits = {name for name in counted if name in tensors and tensors[name].shape == wanted[name].shape}
+        fits = {name for name in counted if name in tensors and _fits(tensors[name], wanted[name])}
         if len(fits) > len(fitting) or not best:
             best, fitting = tensors, fits
         if fitting == counted:
@@ -63,7 +63,7 @@ def load_weights(backbone: Backbone, path: Path) -> WeightsReport:
             f"{backbone.name!r}: it names {_some([*best]) or 'nothing'}, the backbone {_some([*wanted])}; "
             "choose the --backbone these weights are of"
         )
-    loadable = {name: value for name, value in best.items() if name in wanted and value.shape == wanted[name].shape}
+    loadable = {name: value for name, value in best.items() if name in wanted and _fits(value, wanted[name])}
     if wild := [name for name, value in loadable.items() if value.is_floating_point() and value.isnan().any()]:
         raise ModelError(f"{str(path)!r} has in {wild[0]} what is not a number; give other weights")
     backbone.net.load_state_dict(loadable, strict=False)
@@ -72,7 +72,7 @@ def load_weights(backbone: Backbone, path: Path) -> WeightsReport:
         missing=[name for name in wanted if name in counted and name not in best],
         unexpected=[name for name in best if name not in wanted],
         mismatched=[
-            f"{name} {tuple(best[name].shape)} in place of {tuple(wanted[name].shape)}"
+            f"{name} {_kind(best[name], wanted[name])} in place of {_kind(wanted[name], best[name])}"
             for name in wanted
             if name in best and name not in loadable
         ],
@@ -80,11 +80,20 @@ def load_weights(backbone: Backbone, path: Path) -> WeightsReport:
     )
 
 
+def _fits(value: Tensor, wanted: Tensor) -> bool:
+    return value.shape == wanted.shape and value.is_floating_point() == wanted.is_floating_point()
+
+
+def _kind(value: Tensor, other: Tensor) -> str:
+    """The shape of a tensor, and its type where that is all that another one differs in."""
+    return f"{tuple(value.shape)}" + ("" if value.shape != other.shape else f" of {value.dtype}")
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file."""
     if path.suffix != SUFFIX:
         raise ModelError(
-            f"{str(path)!r} is no {SUFFIX} file, and of others, such as .pth, none is read, for they may run code; where "
+            f"{str(path)!r} is no {SUFFIX} file, and others, such as .pth, are not read, for they may run code; where "
             "you trust it, convert it as docs/models.md says"
         )
     try:

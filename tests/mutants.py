@@ -19,8 +19,8 @@ WILD: tuple[Any, ...] = (
 )  # fmt: skip
 WORDS = (
     b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\n", b'"', b"'", b",", b";", b"{", b"}", b"[", b"]", b":", b"null",
-    b"NaN", b"Infinity", b"-1", b"1e999", b"&a ", b"*a", b"!!python/object:x ", b"<<: ", b"\\ud800", b"\x1b[2J", b"9" * 400,
-    b"[" * 3000, b"\t", b"=", b"#", b"---\n", b"\x85", b"\xe2\x80\xa8",
+    b"NaN", b"Infinity", b"-1", b"1e999", b"&a ", b"*a", b"!!python/object:x ", b"<<: ", b"\\ud800", b"\x1b[2J",
+    b"9" * 400, b"[" * 3000, b"\t", b"=", b"#", b"---\n", b"\x85", b"\xe2\x80\xa8",
 )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def make_parser(command: str, description: str) -> ArgumentParser:
     return ArgumentParser(prog=prog, description=description, exit_on_error=False)
 
 
-class _ConfigFile(ActionConfigFile):  # type: ignore[misc]
+class _ConfigFile(ActionConfigFile):
     """`--config` that looks at a file before it is taken in: plain settings, of which none leads to another file."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
@@ -50,14 +50,12 @@ class _ConfigFile(ActionConfigFile):  # type: ignore[misc]
         if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
             raise InputError(f"{str(path)!r} is no YAML file of settings: give a line `name: value` for each")
         if self.dest in found:
-            raise InputError(
-                f"{str(path)!r} has the setting {self.dest!r}, which only the command line has; leave it out"
-            )
+            raise InputError(f"{str(path)!r} has {self.dest!r} in it, which only the command line has; leave it out")
         for action in parser._actions:
             if action.dest in found and not _may_be(action, found[action.dest]):
                 flag = f"--{action.dest.replace('_', '-')}"
                 raise InputError(f"{flag} in {str(path)!r} cannot be {short(found[action.dest], 80)}; see --help")
-        super().__call__(parser, cfg, values, option_string)
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
 def _may_be(action: Action, value: Any) -> bool:

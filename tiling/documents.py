@@ -1,7 +1,6 @@
-"""JSON and YAML of whoever wrote them, as plain values; what would take more memory or time than it looks is refused."""
+"""JSON and YAML of whoever wrote them, as plain values; what takes more memory or time than it looks is refused."""
 
 import json
-import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ def read_yaml(path: Path) -> Any:
     text = read_text_of(path, MOST_YAML_BYTES)
     try:
         _refuse_wild(text)
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe one
+        return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ArithmeticError, RecursionError, TypeError, AttributeError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
@@ -51,7 +50,7 @@ def read_text_of(path: Path, most_bytes: int) -> str:
     Raises OSError or ValueError where it is none, or larger than `most_bytes`.
     """
     # What is no regular file may never end, or wait for ever for someone who writes into it.
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is no regular file")
     with path.open("rb") as file:
         content = file.read(most_bytes + 1)
@@ -72,6 +71,7 @@ def _refused(word: str) -> Any:
 
 def _refuse_wild(text: str) -> None:
     depth = 0
+    event: Any
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it has the alias *{event.anchor}; write out what it stands for")

@@ -143,6 +143,16 @@ class TestReport:
         )
         assert backbone.net.layer4[0].conv1.weight.equal(kept)
 
+    def test_numbers_of_another_kind_do_not_match(self, tmp_path: Path) -> None:
+        tensors = state_dict()
+        tensors["bn1.weight"] = tensors["bn1.weight"].to(torch.complex64)
+        tensors["bn1.bias"] = tensors["bn1.bias"].to(torch.int64)
+        tensors["bn1.num_batches_tracked"] = tensors["bn1.num_batches_tracked"].to(torch.float32)
+        save_file(tensors, tmp_path / "w.safetensors")
+        report = load_weights(Backbone("test_resnet", 32), tmp_path / "w.safetensors")
+        assert report.loaded == 73
+        assert report.mismatched[0] == "bn1.weight (32,) of torch.complex64 in place of (32,) of torch.float32"
+
     def test_sentence(self) -> None:
         path = Path("w.safetensors")
         assert str(WeightsReport(3, [], [], [], path)) == "loaded 3 of 3 tensors from 'w.safetensors'"
@@ -232,8 +242,9 @@ class TestRefused:
     def test_of_another_model(self, tmp_path: Path) -> None:
         save_file(state_dict("test_vit"), tmp_path / "w.safetensors")
         sentence = (
-            r"w.safetensors' holds 0 of the 75 tensors of the backbone 'test_resnet': it names blocks\.0\.attn\.proj\.bias, .* and \d+ more, "
-            r"the backbone conv1\.0\.weight, .*; choose the --backbone these weights are of"
+            r"w.safetensors' holds 0 of the 75 tensors of the backbone 'test_resnet': it names "
+            r"blocks\.0\.attn\.proj\.bias, .* and \d+ more, the backbone conv1\.0\.weight, .*; "
+            "choose the --backbone these weights are of"
         )
         backbone = Backbone("test_resnet", 32)
         before = {name: value.clone() for name, value in backbone.net.state_dict().items()}

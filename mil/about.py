@@ -21,7 +21,7 @@ from mil.markup import write
 from mil.predict import METRICS_FILE
 from mil.run_folder import FOLDS, SKIPPED, SOURCES, read_config, read_text
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
-from tiling.documents import read_json
+from tiling.documents import read_bytes_of, read_json
 from tiling.features import FEATURES
 from tiling.overview import OVERVIEWS
 
@@ -33,6 +33,7 @@ PLOTS = {
     "confusion.png": "How many slides of each class were decided to be each class.",
     "learning_curves.png": "Loss in training and on the inner validation slides, with the epoch that was kept.",
 }
+_MOST_BYTES = 2**24  # of a plot
 _LOWER_IS_BETTER = ("log_loss", "class_weighted_log_loss")
 _NO_VERDICT = ("ece",)  # its baseline is no answer that is better or worse
 
@@ -79,9 +80,9 @@ def copy_plots(said: About, folder: Path) -> list[Plot]:
     copied = []
     for name, words in PLOTS.items():
         try:
-            data = (said.folder / name).read_bytes()
-            width, height = Image.open(io.BytesIO(data)).size
-        except OSError:  # it is missing, or no picture
+            data = read_bytes_of(said.folder / name, _MOST_BYTES)
+            width, height = Image.open(io.BytesIO(data), formats=("PNG",)).size
+        except (OSError, ValueError, Image.DecompressionBombError):  # it is missing, or no picture
             continue
         write(folder / name, data)
         copied.append(Plot(f"{folder.name}/{name}", width, height, words))

@@ -17,7 +17,7 @@ from mil.settings import ModelSpec
 from mil.snapshot import write_tensors
 from mil.task import Task
 from tiling.bag import software
-from tiling.documents import read_json
+from tiling.documents import read_json, regular
 from tiling.features import FEATURES
 from tiling.output import replacing
 from tiling.overview import OVERVIEWS
@@ -104,7 +104,7 @@ def load_model(folder: Path) -> tuple[Network, ModelCard]:
     card = read_card(folder)
     path = folder / "model.safetensors"
     try:
-        _refuse_misfit(_outline(card), path)
+        _refuse_misfit(_outline(card), regular(path))
         model = build_model(card.model, card.task, card.bag_spec, card.metadata)
         weights = load_file(path)
         if wild := [name for name, value in weights.items() if value.is_floating_point() and value.isnan().any()]:

@@ -21,7 +21,7 @@ from mil.predict import METRICS_FILE, fold_folders
 from mil.run_folder import BAGS, CONFIG, FOLDS, OOF, SOURCES
 from mil.task import Task
 from tiling.bag import software
-from tiling.documents import read_json
+from tiling.documents import read_json, regular
 from tiling.output import make_writable, replacing
 
 FORMAT = "gigabag-ensemble"
@@ -131,13 +131,14 @@ def _digests(value: Any) -> dict[str, str] | None:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             digest = hashlib.sha256()
             while block := file.read(2**20):
                 digest.update(block)
             return digest.hexdigest()
-    except OSError as error:
-        raise RunError(f"{str(path)!r} cannot be read ({error.strerror}); is the training finished?") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise RunError(f"{str(path)!r} cannot be read ({why}); is the training finished?") from error
 
 
 def _take(run: Path, into: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mil.errors import RunError, cause
+from tiling.documents import regular
 from tiling.sheets import read_sheet
 
 
@@ -33,7 +34,7 @@ def kept(log: Sequence[EpochLog]) -> EpochLog:
 def read_log(path: Path) -> list[EpochLog]:
     """The rows of a log.csv; raises RunError where it is missing or damaged."""
     try:
-        header, cells = read_sheet(path)
+        header, cells = read_sheet(regular(path))
         rows = [
             EpochLog(
                 int(row["fold"]), int(row["epoch"]), float(row["train_loss"]), float(row["valid_loss"]),

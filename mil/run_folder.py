@@ -22,7 +22,7 @@ from mil.labels import target_column
 from mil.recipe import Recipe
 from mil.task import ANY_OF
 from tiling.bag import differing
-from tiling.documents import read_json, read_yaml
+from tiling.documents import read_json, read_yaml, regular
 from tiling.output import placing, replacing, sweep, write_table
 from tiling.sheets import read_sheet
 
@@ -121,7 +121,7 @@ def read_config(run: Path) -> dict[str, Any]:
 def read_text(path: Path, *columns: str) -> pd.DataFrame:
     """A table of a run, all of it text; raises RunError where it is missing, damaged, or lacks one of these columns."""
     try:
-        header, rows = read_sheet(path)
+        header, rows = read_sheet(regular(path))
     except FileNotFoundError as error:
         raise RunError(f"{str(path.parent)!r} is no run of train.py: it has no {path.name}") from error
     except (OSError, ValueError) as error:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mil.errors import RunError, cause
-from tiling.documents import parse_json
+from tiling.documents import parse_json, regular
 from tiling.output import private_folder, replacing
 
 FORMAT = "gigabag-checkpoint"
@@ -53,7 +53,7 @@ def load_state(path: Path) -> dict[str, Any]:
     """What was saved, with its tensors on the CPU; raises RunError where the file is damaged or of another version."""
     again = "delete it, and the fold starts again"
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular(path), "pt") as file:
             text = (file.metadata() or {})[_KEY]
             if len(text) > _MOST_LETTERS:
                 raise ValueError(f"what it says beside its tensors is larger than {_MOST_LETTERS // 2**20} MiB")

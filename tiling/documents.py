@@ -49,14 +49,26 @@ def read_text_of(path: Path, most_bytes: int) -> str:
 
     Raises OSError or ValueError where it is none, or larger than `most_bytes`.
     """
-    # What is no regular file may never end, or wait for ever for someone who writes into it.
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no regular file")
-    with path.open("rb") as file:
+    return read_bytes_of(path, most_bytes).decode("utf-8-sig")
+
+
+def read_bytes_of(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a regular file; raises OSError or ValueError where it is none, or larger than `most_bytes`."""
+    with regular(path).open("rb") as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise ValueError(f"it is larger than {most_bytes // 1024} KiB")
-    return content.decode("utf-8-sig")
+    return content
+
+
+def regular(path: Path) -> Path:
+    """The path of a regular file, or of a link to one; raises OSError or ValueError where it is none.
+
+    What is no regular file may never end, or wait for ever for someone who writes into it.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no regular file")
+    return path
 
 
 def _whole(digits: str) -> int:

@@ -1,6 +1,7 @@
 """A model comes back as it was saved, or is refused with a sentence."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,3 +204,19 @@ def test_weights_of_another_type(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(RunError, match=r"head\.classifier\.1\.bias is F16 in place of torch\.float32"):
         load_model(folder)
+
+
+def test_files_that_never_end(folder: Path) -> None:
+    """An archive can hold pipes, and links to devices."""
+    for name in ("model.safetensors", "model.json"):
+        (folder / name).rename(folder / "kept")
+        os.mkfifo(folder / name)
+        with pytest.raises(RunError, match="it is no regular file"):
+            load_model(folder)
+        (folder / name).unlink()
+        (folder / name).symlink_to("/dev/zero")
+        with pytest.raises(RunError, match="it is no regular file"):
+            load_model(folder)
+        (folder / name).unlink()
+        (folder / "kept").rename(folder / name)
+    load_model(folder)

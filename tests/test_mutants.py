@@ -163,16 +163,16 @@ def _load_weights(files: Files) -> None:
 
 
 CASES = {
-    "model card": Case("run/fold_0/model.json", JSON, 120, _score),
-    "weights of a model": Case("run/fold_1/model.safetensors", TENSORS, 80, _load),
+    "model card": Case("run/fold_0/model.json", JSON, 100, _score),
+    "weights of a model": Case("run/fold_1/model.safetensors", TENSORS, 50, _load),
     "metrics": Case("run/metrics.json", JSON, 120, lambda files: about_all(files.run)),
     "folds": Case("run/folds.csv", CSV, 40, lambda files: (read_sources(files.run), _say_all(files))),
     "out-of-fold predictions": Case("run/oof.csv", CSV, 130, lambda files: read_sources(files.run)),
     "those of a fold": Case("run/fold_1/oof.csv", CSV, 8, lambda files: collect(files.run)),
     "skipped slides": Case("run/skipped.csv", CSV, 50, lambda files: about_all(files.run)),
     "log": Case("run/log.csv", CSV, 170, lambda files: read_log(files.run / "log.csv")),
-    "settings of a run": Case("run/config.yaml", YAML, 250, lambda files: read_config(files.run)),
-    "ensemble": Case("ensemble/ensemble.json", JSON, 120, _score_together),
+    "settings of a run": Case("run/config.yaml", YAML, 330, lambda files: read_config(files.run)),
+    "ensemble": Case("ensemble/ensemble.json", JSON, 100, _score_together),
     "labels": Case("labels.csv", CSV, 250, lambda files: _plan(files.folder / "labels.csv", ONE)),
     "several labels": Case("several.csv", CSV, 130, lambda files: _plan(files.folder / "several.csv", SEVERAL)),
     "metadata": Case("metadata.csv", CSV, 130, _code),

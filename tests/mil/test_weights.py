@@ -3,8 +3,8 @@
 import argparse
 import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -194,12 +194,13 @@ class TestConverted:
         ],
         ids=["plain", "state_dict", "model", "nested", "ema", "teacher"],
     )
-    def test_as_the_page_says(self, tmp_path: Path, wrap: Any) -> None:
+    def test_as_the_page_says(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrap: Any) -> None:
         tensors = state_dict()
         torch.save(wrap(tensors), tmp_path / "w.pth")
         (tmp_path / "convert.py").write_text(converter())
-        command = [sys.executable, "convert.py", "w.pth", "w.safetensors"]
-        subprocess.run(command, cwd=tmp_path, check=True)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["convert.py", "w.pth", "w.safetensors"])
+        runpy.run_path("convert.py")
         backbone = Backbone("test_resnet", 32)
         report = load_weights(backbone, tmp_path / "w.safetensors")
         assert (report.loaded, report.missing, report.mismatched) == (75, [], [])

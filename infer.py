@@ -19,7 +19,7 @@ from tiling.errors import InputError, TilingError
 from tiling.features import is_features
 from tiling.output import make_writable, written_name
 from tiling.picker import chipnet_for
-from tiling.progress import shown
+from tiling.progress import shown, visible
 from tiling.ready import Wanted, reader, tiler
 from tiling.running import shard_from
 from tiling.shards import WHOLE, Shard
@@ -169,7 +169,7 @@ def tell(sentence: str) -> None:
     """Say something, whatever bar there is."""
     from tqdm import tqdm
 
-    tqdm.write(sentence, file=sys.stderr)
+    tqdm.write(visible(sentence), file=sys.stderr)
 
 
 def drawing_from(args: Namespace, scorer: "Scorer") -> "Drawing | None":

@@ -13,7 +13,7 @@ from mil.recipe import Recipe
 from mil.stop import Stop
 from tiling import cli
 from tiling.errors import TilingError
-from tiling.progress import shown
+from tiling.progress import shown, visible
 
 if TYPE_CHECKING:
     from mil.evaluation import Evaluation
@@ -79,7 +79,7 @@ def _train(args: Namespace, recipe: Recipe, out: Path, stop: Stop) -> int:
         ("bags have no label", cohort.unlabelled),
     ):
         if is_first and len(slides):
-            print(f"{len(slides)} {what} and are left out: {', '.join(slides)}", file=sys.stderr)
+            print(f"{len(slides)} {what} and are left out: {', '.join(map(shown, slides))}", file=sys.stderr)
     from mil.launch import start  # imports torch, which takes seconds: what can be told before has been
     from mil.run import train_run
 
@@ -125,7 +125,7 @@ def _report(evaluation: "Evaluation | None", out: Path) -> int:
     if evaluation is None:
         print(f"when the other folds are done: python train.py --collect {shlex.quote(str(out))}")
     else:
-        print("\n".join(evaluation.lines()))
+        print("\n".join(map(visible, evaluation.lines())))
         print(f"models, predictions, metrics and plots are in {shown(out)}")
         _write_pages(out)
     return cli.OK
@@ -138,7 +138,9 @@ def _write_pages(out: Path) -> None:
     try:
         print(f"to read in a browser: {shown(write_report(out))}")
     except Exception as error:  # noqa: BLE001  # the run is finished, whatever becomes of its pages
-        print(f"train.py: no report: {error}; try again with --collect {shlex.quote(str(out))}", file=sys.stderr)
+        print(
+            f"train.py: no report: {visible(error)}; try again with --collect {shlex.quote(str(out))}", file=sys.stderr
+        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ its last line.
 """
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from mil.markup import write
 from mil.predict import METRICS_FILE
 from mil.run_folder import FOLDS, PSEUDO, SKIPPED, SOURCES, read_config, read_text
 from mil.task import ANY_OF, ONE_VS_NORMAL, Task
+from tiling.documents import read_bytes_of, read_json
 from tiling.features import FEATURES
 from tiling.overview import OVERVIEWS
 
@@ -33,6 +33,7 @@ PLOTS = {
     "confusion.png": "How many slides of each class were decided to be each class.",
     "learning_curves.png": "Loss in training and on the inner validation slides, with the epoch that was kept.",
 }
+_MOST_BYTES = 2**24  # of a plot
 _LOWER_IS_BETTER = ("log_loss", "class_weighted_log_loss")
 _NO_VERDICT = ("ece",)  # its baseline is no answer that is better or worse
 
@@ -62,7 +63,8 @@ def complete(made: About, slides: pd.DataFrame, config: Mapping[str, Any]) -> No
     folds = metrics.get("folds")
     made.folds = [_fold(each) for each in (folds if isinstance(folds, list) else ()) if isinstance(each, dict)]
     made.figures = _figures(metrics, by_patient=made.by_patient)
-    made.interval, made.positive = str(metrics.get("interval", "")), metrics.get("positive")
+    positive = metrics.get("positive")
+    made.interval, made.positive = str(metrics.get("interval", "")), positive if isinstance(positive, str) else None
     made.limits = limits_of(made, config)
 
 
@@ -80,9 +82,9 @@ def copy_plots(said: About, folder: Path) -> list[Plot]:
     copied = []
     for name, words in PLOTS.items():
         try:
-            data = (said.folder / name).read_bytes()
-            width, height = Image.open(io.BytesIO(data)).size
-        except OSError:  # it is missing, or no picture
+            data = read_bytes_of(said.folder / name, _MOST_BYTES)
+            width, height = Image.open(io.BytesIO(data), formats=("PNG",)).size
+        except (OSError, ValueError, Image.DecompressionBombError):  # it is missing, or no picture
             continue
         write(folder / name, data)
         copied.append(Plot(f"{folder.name}/{name}", width, height, words))
@@ -125,7 +127,7 @@ def _class(name: str, slides: pd.DataFrame, task: Task, metrics: Mapping[str, An
     if slides.empty:
         return ClassRow(name, 0, 0, {})
     has = slides["label"].map(lambda cell: name in (cell.split(";") if task.kind == ANY_OF else [cell]))
-    found = _mapping(metrics, "slides", "classes", name, "auc")
+    found = _figure(metrics, "slides", "classes", name, "auc")
     return ClassRow(name, int(has.sum()), slides["patient_id"][has].nunique(), found)
 
 
@@ -137,10 +139,17 @@ def _fold(found: Mapping[str, Any]) -> Fold:
 def _figures(metrics: Mapping[str, Any], by_patient: bool) -> list[Figure]:
     found = []
     for key, name in NAMES.items():
-        slides, patients = _mapping(metrics, "slides", key), _mapping(metrics, "patients", key)
+        slides, patients = _figure(metrics, "slides", key), _figure(metrics, "patients", key)
         if slides.get("value") is not None or slides.get("note"):
             found.append(Figure(name, slides, patients, _verdict(key, patients if by_patient else slides)))
     return found
+
+
+def _figure(metrics: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """A figure with its interval: numbers or None, and a note where it is infinite."""
+    found = _mapping(metrics, *keys)
+    numbers = {name: _number(found[name]) for name in ("value", "low", "high", "baseline") if name in found}
+    return numbers | ({"note": str(found["note"])} if "note" in found else {})
 
 
 def _verdict(key: str, figure: Mapping[str, Any]) -> str:
@@ -155,7 +164,7 @@ def _verdict(key: str, figure: Mapping[str, Any]) -> str:
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, (int, float)) else None
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def table_of(path: Path) -> pd.DataFrame:
@@ -168,7 +177,7 @@ def table_of(path: Path) -> pd.DataFrame:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

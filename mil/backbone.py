@@ -244,7 +244,7 @@ def _create(name: str, px: int, planes: slice, pretrained: bool, px_flag: str | 
 def _sized(name: str, px: int, planes: slice, pretrained: bool) -> Any:
     """The model built for pictures of `px`, where it needs to know."""
     options = {"pretrained": pretrained, "num_classes": 0, "in_chans": planes.stop - planes.start}
-    if is_model_in_modules(name, "vgg") and not pretrained:
+    if is_model_in_modules(name, ("vgg",)) and not pretrained:
         options["mlp_ratio"] = 1 / 4096  # not to make 120 million parameters of hidden layers that are dropped
     try:
         return timm.create_model(name, **options, img_size=px)

@@ -11,6 +11,7 @@ from mil.errors import RunError, cause
 from mil.evaluation import Evaluation, evaluate
 from mil.labels import natural, of_run
 from mil.log import EpochLog, read_log
+from mil.oof import refuse_wild
 from mil.plots import draw_evaluation, draw_learning_curves
 from mil.predict import METRICS_FILE
 from mil.predictions import prediction_row, write_predictions
@@ -34,6 +35,8 @@ def collect(out: Path) -> Evaluation:
     task = read_card(folders[0]).task
     done = pd.concat([read_text(folder / OOF, "slide_id") for folder in folders]).set_index("slide_id")
     try:
+        if done.index.has_duplicates:
+            raise ValueError(f"the slide {done.index[done.index.duplicated()][0]!r} is in two of them")
         rows = done.loc[slides["slide_id"]].reset_index()
         probabilities = rows[[f"prob_{name}" for name in task.classes]].astype(np.float64).to_numpy()
         labels = of_run(slides, task)
@@ -41,6 +44,7 @@ def collect(out: Path) -> Evaluation:
         raise RunError(
             f"the folds of the run {str(out)!r} do not fit its {FOLDS} ({cause(error)}); train again"
         ) from error
+    refuse_wild(probabilities, labels, out / "fold_*" / OOF)
     logs = [read_log(folder / LOG) for folder in folders]
     fold_of = slides["fold"].map(names.index).to_numpy()
     evaluation = evaluate(labels, probabilities, fold_of, names)

@@ -15,7 +15,7 @@ from mil.patients import PatientRule
 from tiling import cli
 from tiling.errors import TilingError
 from tiling.output import replacing
-from tiling.progress import short, shown
+from tiling.progress import short, shown, visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,7 @@ def _work(args: Namespace) -> int:
             f"the folds of the runs differ: what is fitted is judged on {folds} new ones, by patient", file=sys.stderr
         )
     said = mixture.in_words(found.labels.task, [short(source.name) for source in found.sources])
-    print("\n".join([*comparison.lines(), *(f"{what}: {words}" for what, words in said)]))
+    print("\n".join(map(visible, [*comparison.lines(), *(f"{what}: {words}" for what, words in said)])))
     if mixture.prior is not None:
         print("the figures above are those of the slides as they are, not of that prior")
     print(f"the ensemble, its out-of-fold predictions, metrics and plots are in {shown(out)}")

@@ -21,12 +21,13 @@ from mil.predict import METRICS_FILE, fold_folders
 from mil.run_folder import BAGS, CONFIG, FOLDS, OOF, SOURCES
 from mil.task import Task
 from tiling.bag import software
+from tiling.documents import read_json, regular
 from tiling.output import make_writable, replacing
-from tiling.settings import with_tuples
 
 FORMAT = "gigabag-ensemble"
 FORMAT_VERSION = 1
 ENSEMBLE_FILE = "ensemble.json"
+_MOST_RUNS = 1000
 WEIGHTS, CARD = "model.safetensors", "model.json"
 _OF_RUN = (CONFIG, BAGS, FOLDS, OOF, METRICS_FILE)
 
@@ -90,20 +91,21 @@ def read_ensemble(folder: Path) -> Ensemble:
     """The ensemble in a folder; raises RunError where it is damaged, of another version, or its runs were changed."""
     path = folder / ENSEMBLE_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, finite=True)
         found = content["format"], content["format_version"]
         if found != (FORMAT, FORMAT_VERSION):
             raise RunError(
                 f"{str(path)!r} is {found[0]} version {found[1]}, this program reads {FORMAT} version "
                 f"{FORMAT_VERSION}; make it again or use the version that wrote it"
             )
-        task = Task(**with_tuples(content["task"]))
-        if not (runs := content["runs"]):
-            raise ValueError("it has no runs")
+        task = Task.from_json(content["task"])
+        runs = content["runs"]
+        if not isinstance(runs, list) or not 0 < len(runs) <= _MOST_RUNS:
+            raise ValueError(f"its runs are no list of 1 to {_MOST_RUNS}")
         mixture = Mixture.from_json(content["mixture"], task, len(runs))
         prior = as_floats(content["prior"], len(task.classes))
         names, digests = tuple(str(run["name"]) for run in runs), tuple(_digests(run["models"]) for run in runs)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if isinstance(error, RunError):
             raise
         raise RunError(f"{str(path)!r} is no ensemble ({cause(error)}); make it again") from error
@@ -129,13 +131,14 @@ def _digests(value: Any) -> dict[str, str] | None:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             digest = hashlib.sha256()
             while block := file.read(2**20):
                 digest.update(block)
             return digest.hexdigest()
-    except OSError as error:
-        raise RunError(f"{str(path)!r} cannot be read ({error.strerror}); is the training finished?") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise RunError(f"{str(path)!r} cannot be read ({why}); is the training finished?") from error
 
 
 def _take(run: Path, into: Path) -> None:

@@ -1,6 +1,7 @@
 """The labels table."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from mil.errors import LabelsError, cause
 from mil.settings import TableSpec
 from mil.soft import PSEUDO_FOLD, VALID_IN, SoftLabels, read_soft
 from mil.task import ANY_OF, ONE_OF, ONE_VS_NORMAL, Task, joined
-from tiling.cells import plain
+from tiling.sheets import read_sheet
 
 FOLD = "fold"
+MOST = 1e30  # of a number: its square, of which deviations are made, is still one
 
 
 @dataclass(frozen=True)
@@ -147,18 +149,17 @@ def read_table(
     in a row, or has one twice.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
+        # A blank too many would make another patient, on the other side of a split.
+        sheet = read_sheet(path, strip=True)
     except (OSError, ValueError) as error:
         raise LabelsError(
             f"cannot read the {what} {str(path)!r} ({cause(error)}); give a CSV with {', '.join(needed)}"
         ) from error
-    header = [name.strip() for name in table.iloc[0]]
-    header = [new if (new := (other_names or {}).get(name, name)) not in header else name for name in header]
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise LabelsError(f"the {what} {str(path)!r} has the column {twice[0]!r} twice; rename one")
-    table = table.iloc[1:].reset_index(drop=True).set_axis(header, axis=1)
-    # A blank too many would make another patient, on the other side of a split.
-    table = table.apply(lambda column: column.str.strip().map(plain))
+    names = {*sheet.header}
+    header = [new if (new := (other_names or {}).get(name, name)) not in names else name for name in sheet.header]
+    if twice := [name for name, count in Counter(header).items() if count > 1]:
+        raise LabelsError(f"the {what} {str(path)!r} has the column {min(twice)!r} twice; rename one")
+    table = pd.DataFrame(sheet.rows, columns=header, dtype=str)
     missing = [column for column in needed if column not in table]
     if missing:
         raise LabelsError(
@@ -175,7 +176,7 @@ def read_table(
 def numeric(column: pd.Series, where: str) -> pd.Series:
     """A column of text as float64, nan where it is empty; raises LabelsError, naming the row, for what is no number."""
     values = pd.to_numeric(column.replace("", None), errors="coerce").astype(np.float64)
-    wrong = pd.Series(~np.isfinite(values), values.index) & (column != "")
+    wrong = pd.Series(~(values.abs() <= MOST), values.index) & (column != "")
     remedy = "give a number, leave it empty where it is unknown, or name the column with --categorical"
     _refuse(wrong, where, f"has {_first(column, wrong)!r} in the numeric column {column.name}; {remedy}")
     return values

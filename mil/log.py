@@ -1,12 +1,13 @@
 """What a training notes of each epoch: the rows of log.csv."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mil.errors import RunError
+from mil.errors import RunError, cause
+from tiling.documents import regular
+from tiling.sheets import read_sheet
 
 
 class EpochLog(NamedTuple):
@@ -33,15 +34,15 @@ def kept(log: Sequence[EpochLog]) -> EpochLog:
 def read_log(path: Path) -> list[EpochLog]:
     """The rows of a log.csv; raises RunError where it is missing or damaged."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [
-                EpochLog(
-                    int(row["fold"]), int(row["epoch"]), float(row["train_loss"]), float(row["valid_loss"]),
-                    float(row["valid_auc"]), float(row["lr"]), row["best"] == "True",
-                )
-                for row in csv.DictReader(file)
-            ]  # fmt: skip
+        header, cells = read_sheet(regular(path))
+        rows = [
+            EpochLog(
+                int(row["fold"]), int(row["epoch"]), float(row["train_loss"]), float(row["valid_loss"]),
+                float(row["valid_auc"]), float(row["lr"]), row["best"] == "True",
+            )
+            for row in (dict(zip(header, each, strict=True)) for each in cells)
+        ]  # fmt: skip
         kept(rows)
         return rows
     except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise RunError(f"{str(path)!r} cannot be read ({error}); train again") from error
+        raise RunError(f"{str(path)!r} cannot be read ({cause(error)}); train again") from error

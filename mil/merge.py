@@ -13,7 +13,7 @@ from mil.origin import Origin, read_origin, refuse_other, slides_named, write_or
 from mil.pages import close_pages, model_names
 from mil.parquet import is_parquet
 from mil.patients import MEAN, NO_PATIENTS, PatientRule, refuse_rule, write_patients
-from mil.predictions import FAILED, Row, read_rows, score_columns, write_rows
+from mil.predictions import FAILED, Row, is_score, read_rows, score_columns, write_rows
 from tiling import cli
 from tiling.errors import TilingError
 from tiling.output import make_writable
@@ -82,15 +82,15 @@ def together(parts: Mapping[Path, Origin]) -> Origin:
 
 def merged(tables: Mapping[Path, Sequence[Row]], origin: Origin) -> list[Row]:
     """All rows in the order of the slides' names; raises TableError where they are not those of all slides, once."""
-    found: dict[str, Path] = {}
+    columns, found = list(score_columns(origin.task)), dict[str, Path]()
     rows = []
     for path, table in tables.items():
         for row in table:
+            if not is_score(row, columns) or row["model"] != origin.model:
+                raise TableError(f"the table {str(path)!r} is not as it was written; score its shard again")
             name = row["slide_id"]
             if name in found:
                 raise TableError(f"{str(found[name])!r} and {str(path)!r} both have the slide {name!r}; score again")
-            if list(row) != list(score_columns(origin.task)) or row["model"] != origin.model:
-                raise TableError(f"the table {str(path)!r} is not as it was written; score its shard again")
             found[name] = path
             rows.append(row)
     if origin.slides is None or slides_named(found) != origin.slides:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,9 @@ class MetadataCoder:
         """The coder that `dataclasses.asdict` made JSON of; raises KeyError, TypeError or ValueError if it is none."""
         categories = {str(name): tuple(map(str, names)) for name, names in content["categories"].items()}
         scales = {str(name): (float(mean), float(deviation)) for name, (mean, deviation) in content["scales"].items()}
+        if not all(isinstance(names, list) for names in content["categories"].values()):
+            raise ValueError("its metadata have a column whose categories are no list")
+        "".join([*categories, *scales, *chain.from_iterable(categories.values())]).encode()  # what no file can hold
         if not all(np.isfinite(scale).all() and scale[1] > 0 for scale in scales.values()):
             raise ValueError("its metadata have a scale that is none")
         return cls(categories, scales)

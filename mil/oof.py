@@ -59,7 +59,7 @@ def read_run(folder: Path) -> Source:
         labels, tiles = of_run(slides, task), rows["tiles"].astype(int).to_numpy()
     except (KeyError, ValueError) as error:
         raise RunError(f"{OOF} and {FOLDS} of the run {str(folder)!r} do not fit ({cause(error)})") from error
-    _refuse_wild(probabilities, labels, folder / OOF)
+    refuse_wild(probabilities, labels, folder / OOF)
     name = folder.resolve().name
     return Source(name, labels, probabilities, slides["fold"].to_numpy(), tiles, _balance(folder, task), folder)
 
@@ -95,7 +95,7 @@ def read_oof_table(path: Path) -> list[Source]:
     for name, names in models.items():
         values = table[names].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
         probabilities = values if len(names) > 1 else np.hstack([1 - values, values])
-        _refuse_wild(probabilities, labels, path, name)
+        refuse_wild(probabilities, labels, path, name)
         found.append(Source(name, labels, probabilities, table["fold"].to_numpy(), tiles))
     return found
 
@@ -115,7 +115,8 @@ def _tiles(table: pd.DataFrame) -> np.ndarray:
     return tiles.where(tiles.between(1, 1e9), 1).to_numpy().astype(int)
 
 
-def _refuse_wild(probabilities: np.ndarray, labels: Labels, path: Path, model: str = "") -> None:
+def refuse_wild(probabilities: np.ndarray, labels: Labels, path: Path, model: str = "") -> None:
+    """Raise LabelsError, naming a slide of the table in `path`, where numbers (N, K) are no probabilities."""
     possible_NK = (probabilities >= 0) & (probabilities <= 1)
     sums_N = np.where(possible_NK, probabilities, np.inf).sum(axis=1)
     limit = np.inf if labels.task.kind == ANY_OF else 1e-3

@@ -10,8 +10,9 @@ from typing import Any
 from mil.errors import TableError, cause
 from mil.task import Task
 from tiling.bag import software
+from tiling.documents import read_json
 from tiling.output import replacing, written_name
-from tiling.settings import with_tuples
+from tiling.settings import restored
 from tiling.shards import WHOLE, Shard, parse_shard
 
 FORMAT, FORMAT_VERSION = "gigabag-scores", 1
@@ -73,14 +74,14 @@ def read_origin(table: Path) -> Origin:
     """What a table was made with; raises TableError where that is not known."""
     path = path_beside(table)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, finite=True)
         if (found := (content["format"], content["format_version"])) != (FORMAT, FORMAT_VERSION):
             raise TableError(f"{str(path)!r} is {found[0]} version {found[1]}, this program reads version 1")
         return Origin(
             str(content["model"]),
-            Task(**with_tuples(content["task"])),
+            Task.from_json(content["task"]),
             dict(content["settings"]),
-            None if content["slides"] is None else Slides(**content["slides"]),
+            None if content["slides"] is None else restored(Slides, content["slides"]),
             parse_shard(content["shard"]),
         )
     except FileNotFoundError as error:
@@ -88,7 +89,7 @@ def read_origin(table: Path) -> Origin:
             f"the table {str(table)!r} has no {path.name!r} beside it, which says what it was made with; put it there, "
             "or score again into another file"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         if isinstance(error, TableError):
             raise
         raise TableError(f"{str(path)!r} does not say what a table was made with ({cause(error)})") from error

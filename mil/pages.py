@@ -25,6 +25,7 @@ from mil.predict import Prediction
 from mil.predictions import OK
 from mil.task import Task
 from tiling.bag import Bag
+from tiling.documents import read_json
 from tiling.errors import InputError
 from tiling.features import FeatureBag
 
@@ -86,7 +87,7 @@ def close_pages(folder: Path, task: Task, rows: Iterable[Mapping[str, Any]]) -> 
 def model_names(folder: Path) -> list[str]:
     """What scored the slides of a report; raises InputError for a folder in which none was begun."""
     try:
-        return [str(name) for name in json.loads((folder / NAMES).read_text(encoding="utf-8"))]
+        return [str(name) for name in read_json(folder / NAMES)]
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"no report was begun in {str(folder)!r}; give the folder that infer.py --report had"

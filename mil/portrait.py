@@ -18,6 +18,7 @@ from mil.colours import NO_ATTENTION, rgb_of, top_of
 from mil.markup import write
 from mil.shapes import ranked, tile_boxes, tissue_polygons
 from tiling.bag import Bag
+from tiling.documents import read_json
 from tiling.overview import square_of
 
 RECORD = "slide.json"
@@ -25,6 +26,7 @@ TILES_SHOWN = 16  # with a picture; a bag has no more unless it was asked for
 BOXES_SHOWN = 1000  # on the overview
 TILE_PX, THUMB_PX = 512, 144  # longest sides, at most
 _QUALITY = 85
+_MOST_BYTES = 2**26  # of a record, which may have many outlines
 _MAP_ALPHA = 130
 
 
@@ -64,7 +66,7 @@ def save_record(folder: Path, record: Mapping[str, Any]) -> None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of a slide, None where there is none that can be read."""
     try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        found = read_json(folder / RECORD, _MOST_BYTES)
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

@@ -1,6 +1,5 @@
 """Scores: a trained run on bags, its folds averaged."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +15,11 @@ from mil.errors import RunError, SettingsError
 from mil.losses import probabilities
 from mil.network import MILOutput, Network
 from tiling.bag import Bag
+from tiling.documents import read_json
 from tiling.features import FEATURES, FeatureBag
 from tiling.overview import OVERVIEWS
 
+_MOST_FOLDS = 100_000
 METRICS_FILE = "metrics.json"  # written last: a run that has it is finished
 
 
@@ -96,16 +97,18 @@ def _shared(card: ModelCard) -> tuple[Any, ...]:
 def fold_folders(folder: Path) -> list[Path]:
     """The folders of all folds of a finished run; raises RunError where it is not finished."""
     try:
-        content = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-        folds = [folder / f"fold_{int(fold['fold'])}" for fold in content["folds"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        numbers = [fold["fold"] for fold in read_json(folder / METRICS_FILE)["folds"]]
+        if not all(type(number) is int and 0 <= number < _MOST_FOLDS for number in numbers):
+            raise ValueError("its folds have no numbers")
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(
             f"the run {str(folder)!r} is not finished (it has no {METRICS_FILE}); "
             "let train.py end, or train again into another folder"
         ) from error
-    if not folds:
-        raise RunError(f"the run {str(folder)!r} has no folds in its {METRICS_FILE}; train again")
-    return folds
+    if not numbers or len({*numbers}) < len(numbers):
+        what = "has one fold twice" if numbers else "has no folds"
+        raise RunError(f"the run {str(folder)!r} {what} in its {METRICS_FILE}; train again")
+    return [folder / f"fold_{number}" for number in numbers]
 
 
 @torch.inference_mode()

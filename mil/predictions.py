@@ -1,6 +1,6 @@
 """The table of predictions: its rows, its columns, and how it is written and read as CSV or Parquet."""
 
-import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import pandas as pd
 from mil.errors import TableError, cause
 from mil.parquet import is_parquet, read_parquet, write_parquet
 from mil.task import ANY_OF, Task
-from tiling.cells import plain
 from tiling.output import csv_line, write_lines, written_name
+from tiling.sheets import read_sheet
 
 OK, FAILED = "ok", "failed"
 PROBABILITY = "prob_"
+_MOST_TILES = 10**9
 _COUNTS, _NUMBERS = ("tiles", "slides"), ("uncertainty",)
 
 Row = dict[str, Any]
@@ -104,14 +105,23 @@ def row_line(columns: Iterable[str], row: Row) -> str:
 
 def read_rows(path: Path) -> list[Row]:
     """All rows of a table, typed, each text as it was before it was written; raises TableError for what is no table."""
-    if is_parquet(path):
-        return read_parquet(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            return [{name: _value(name, row[name]) for name in reader.fieldnames or ()} for row in reader]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+        if is_parquet(path):
+            return [{name: _value(name, cell) for name, cell in row.items()} for row in read_parquet(path)]
+        header, rows = read_sheet(path)
+        if len({*header}) < len(header):
+            raise ValueError("two of its columns have the same name")
+        return [{name: _value(name, cell) for name, cell in zip(header, row, strict=True)} for row in rows]
+    except TableError:
+        raise
+    except (OSError, ValueError) as error:
         raise TableError(f"cannot read the table {str(path)!r} ({cause(error)}); check the file") from error
+
+
+def is_score(row: Row, columns: Iterable[str]) -> bool:
+    """Whether a row has just these columns, and a value where a slide that was scored or failed has one."""
+    there = all(value is not None for name, value in row.items() if name not in _NUMBERS)
+    return list(row) == list(columns) and row["status"] in (OK, FAILED) and row["slide_id"] != "" and there
 
 
 def read_predictions(path: Path, classes: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
@@ -146,10 +156,19 @@ def _probabilities(task: Task, chances: np.ndarray | None) -> Row:
     return {f"{PROBABILITY}{label}": value for label, value in zip(task.classes, values, strict=True)}
 
 
-def _value(name: str, cell: str | None) -> Any:
+def _value(name: str, cell: Any) -> Any:
+    """A cell of CSV or Parquet by what its column holds; raises ValueError for one that cannot be."""
     kind = column_type(name)
-    if cell is None:
-        raise ValueError("a row has too few cells")
     if kind is str:
-        return plain(cell)
-    return kind(cell) if cell else None
+        if not isinstance(cell, str | None):
+            raise ValueError(f"the column {name!r} has {str(cell)[:40]!r}, which is no text")
+        return cell or ""
+    if cell is None or cell == "":
+        return None
+    try:
+        value = kind(cell)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not 0 <= value <= (_MOST_TILES if kind is int else 1 + 1e-6):
+        raise ValueError(f"the column {name!r} has {str(cell)[:40]!r}, which it cannot have")
+    return value

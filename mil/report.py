@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from mil.errors import MilError
 from tiling.errors import TilingError
+from tiling.progress import visible
 
 T = TypeVar("T")
 SHOWN = 10  # of a list
@@ -25,13 +26,16 @@ class Report:
         return not self.problems
 
     def __str__(self) -> str:
+        return visible("\n".join(self._parts()), but="\n")
+
+    def _parts(self) -> list[str]:
         parts = list(self.lines)
         if self.notes:
             parts += ["", "worth knowing:", *(f"- {note}" for note in self.notes)]
         if self.healthy:
-            return "\n".join([*parts, "", "nothing stands in the way of this training"])
+            return [*parts, "", "nothing stands in the way of this training"]
         count = f"{len(self.problems)} problems" if len(self.problems) > 1 else "one problem"
-        return "\n".join([*parts, "", f"{count}:", *(f"{n}. {text}" for n, text in enumerate(self.problems, 1))])
+        return [*parts, "", f"{count}:", *(f"{n}. {visible(text)}" for n, text in enumerate(self.problems, 1))]
 
     def attempt(self, work: Callable[[], T]) -> T | None:
         """What `work` gives, or None where it raises an error of a user's, which becomes a problem."""

@@ -37,6 +37,7 @@ from mil.trial import try_model
 from mil.votes import refuse_known_patients, refuse_other_folds
 from tiling.features import FEATURES
 from tiling.output import sweep, write_table
+from tiling.progress import visible
 
 
 class Plan(NamedTuple):
@@ -81,7 +82,7 @@ def train_run(
     processes.from_first(lambda: refuse_run(out, cohort, plan.recipe, plan.folds, resume, fold))
     _, weights = try_model(cohort, plan.recipe, processes.device, processes.world)
     if weights is not None and processes.is_first:
-        sys.stderr.write(f"{weights}\n")
+        sys.stderr.write(f"{visible(weights)}\n")
     processes.from_first(lambda: check_tracker(plan.recipe.train.tracker))
     processes.from_first(lambda: refuse_leaks(cohort, plan.splits))
     read = reader_of(cohort, plan.recipe, processes)
@@ -94,7 +95,7 @@ def train_run(
             train_into(folder, cohort, plan, split, read, processes, stop or Stop(), encodings)
     missing = processes.from_first(lambda: [each for each in plan.splits if not _is_done(out / f"fold_{each.fold}")])
     if missing and processes.is_first:
-        sys.stderr.write(f"not done yet: fold {', '.join(_called(each) for each in missing)}\n")
+        sys.stderr.write(visible(f"not done yet: fold {', '.join(map(_called, missing))}") + "\n")
     return None if missing else processes.from_first(lambda: collect(out))
 
 

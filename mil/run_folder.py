@@ -8,6 +8,7 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from mil.recipe import Recipe
 from mil.soft import PSEUDO_FOLD, VALID_IN, SoftLabels, chance_column
 from mil.task import ANY_OF, Task
 from tiling.bag import differing
-from tiling.cells import plain
+from tiling.documents import read_json, read_yaml, regular
 from tiling.output import placing, replacing, sweep, write_table
+from tiling.sheets import read_sheet
 
 CONFIG, BAGS, FOLDS, SKIPPED, OOF, LOG = "config.yaml", "bags.json", "folds.csv", "skipped.csv", "oof.csv", "log.csv"
 PSEUDO = "pseudo.csv"
@@ -127,20 +129,25 @@ def _pseudo_table(soft: SoftLabels, task: Task) -> tuple[list[str], list[Sequenc
 def read_config(run: Path) -> dict[str, Any]:
     """The settings of a run by name; raises RunError where its config.yaml is missing or damaged."""
     try:
-        config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+        config = read_yaml(run / CONFIG)
         return {str(name): value for name, value in config.items()}
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise RunError(f"{CONFIG} of the run {str(run)!r} cannot be read ({cause(error)}); train again") from error
 
 
 def read_text(path: Path, *columns: str) -> pd.DataFrame:
     """A table of a run, all of it text; raises RunError where it is missing, damaged, or lacks one of these columns."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False).map(plain)
+        header, rows = read_sheet(regular(path))
     except FileNotFoundError as error:
         raise RunError(f"{str(path.parent)!r} is no run of train.py: it has no {path.name}") from error
     except (OSError, ValueError) as error:
-        raise RunError(f"{str(path)!r} cannot be read ({error}); train again") from error
+        raise RunError(f"{str(path)!r} cannot be read ({cause(error)}); train again") from error
+    if twice := [name for name, count in Counter(header).items() if count > 1]:
+        raise RunError(f"{str(path)!r} is no table of a run: it has the column {min(twice)!r} twice; train again")
+    table = pd.DataFrame(rows, columns=header, dtype=str)
+    if "slide_id" in table and (again := table["slide_id"][table["slide_id"].duplicated()]).size:
+        raise RunError(f"{str(path)!r} has the slide {again.iloc[0]!r} twice; train again")
     if lacking := [name for name in columns if name not in table]:
         raise RunError(f"{str(path)!r} is no table of a run: it lacks the column {lacking[0]!r}; train again")
     return table
@@ -149,12 +156,14 @@ def read_text(path: Path, *columns: str) -> pd.DataFrame:
 def _refuse_other(out: Path, config: dict[str, Any], cohort: Cohort, folds: Folds, metadata: Sequence[str]) -> None:
     """Raise RunError where the folder is of a run with other settings or other slides."""
     try:
-        found = yaml.safe_load((out / CONFIG).read_text(encoding="utf-8"))
+        found = read_yaml(out / CONFIG)
         others = sorted(name for name in {*found, *config} - {*FREE} if found.get(name) != config.get(name))
-        bags = json.loads((out / BAGS).read_text(encoding="utf-8"))
+        bags = read_json(out / BAGS)
         other_bags = differing(bags, json.loads(json.dumps(cohort.bag_spec)))
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise RunError(f"{CONFIG} or {BAGS} of {str(out)!r} cannot be read ({error}); choose another --out") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{CONFIG} or {BAGS} of {str(out)!r} cannot be read ({cause(error)}); choose another --out"
+        ) from error
     if other_bags:
         raise RunError(
             f"the run {str(out)!r} was begun with bags of another {', '.join(other_bags)}; give the bags it was begun "

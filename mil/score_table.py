@@ -14,7 +14,7 @@ from types import TracebackType
 from mil.errors import TableError
 from mil.origin import Origin, read_origin, refuse_other, write_origin
 from mil.parquet import is_parquet, write_parquet
-from mil.predictions import OK, Row, read_rows, row_line
+from mil.predictions import OK, Row, is_score, read_rows, row_line
 from tiling.output import csv_line, sweep, write_lines
 from tiling.shards import WHOLE, Shard
 
@@ -49,6 +49,10 @@ def _check(path: Path, rows: Iterable[Row], columns: Mapping[str, type], origin:
             raise TableError(
                 f"the table {str(path)!r} has the columns {', '.join(row)}, and this run writes {', '.join(columns)}; "
                 "choose another --out"
+            )
+        if not is_score(row, columns):
+            raise TableError(
+                f"the table {str(path)!r} has a row that is none of a slide ({row['slide_id']!r}); choose another --out"
             )
         if row["model"] != origin.model:
             raise TableError(

@@ -17,6 +17,7 @@ from mil.predictions import Row, failed_row, score_row, uncertainty_of
 from mil.scorer import Scorer
 from tiling.bag import Bag
 from tiling.batch import describe
+from tiling.errors import SlideError
 from tiling.features import FeatureBag
 from tiling.ready import Ready
 from tiling.sources import SlideRef
@@ -150,6 +151,8 @@ def known_of(slide: SlideRef, metadata: pd.DataFrame | None) -> pd.DataFrame | N
 
 def _row(scorer: Scorer, slide: SlideRef, tiles: int, prediction: Prediction) -> Row:
     members_EK, chances, task = prediction.members_EK, prediction.probabilities, scorer.task
+    if not np.isfinite(chances).all():
+        raise SlideError(f"of {slide.slide_id!r} the model says what is no number; train it again")
     uncertainty = None if members_EK is None else uncertainty_of(members_EK, chances, task)
     return score_row(slide.slide_id, patient_of(slide), task, scorer.digest, tiles, chances, uncertainty)
 

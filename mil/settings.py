@@ -7,6 +7,8 @@ from mil.errors import SettingsError
 from tiling.settings import at_least, between, check, setting
 
 DEFAULT_BACKBONE = "resnet18"
+MOST_PX = 4096  # of a side of the pictures that a network is given; its first maps of one such are gigabytes
+_MOST_LAYERS = 100
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class ModelSpec:
     )
     backbone: str | None = setting(None, f"a timm model; {DEFAULT_BACKBONE} unless the bags hold features")
     pretrained: bool = setting(False, "start from the weights timm's hub has for it")
-    weights: str | None = setting(None, "start from the weights in this file (safetensors or a state dict)")
+    weights: str | None = setting(None, "start from the weights in this file of safetensors")
     channels: Literal["rgb", "r", "g", "b"] = setting("rgb", "colour planes that the backbone sees")
     reduction: int | None = setting(
         None, "cut the backbone off behind the last block in which so many pixels a side are one position, such as 16"
@@ -98,12 +100,14 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         check(
-            self, SettingsError, train_px=at_least(1), attention_hidden=at_least(1), dropout=between(0, 0.99),
+            self, SettingsError, train_px=between(1, MOST_PX), attention_hidden=at_least(1), dropout=between(0, 0.99),
             embed_dropout=between(0, 0.99), temperature=between(1e-6, 100), head_hidden=at_least(1),
-            metadata_hidden=at_least(1), overview_px=at_least(64), map_dropout=between(0, 0.99),
+            metadata_hidden=at_least(1), overview_px=between(64, MOST_PX), map_dropout=between(0, 0.99),
         )  # fmt: skip
         if self.overview_px % 32:
             raise SettingsError(f"--overview-px is a multiple of 32, the side of a chip, not {self.overview_px}")
+        if len(self.embed) > _MOST_LAYERS:
+            raise SettingsError(f"--embed takes {_MOST_LAYERS} widths at most, not {len(self.embed)}")
         if any(width < 1 for width in self.embed):
             raise SettingsError(f"--embed takes widths of at least 1, not {min(self.embed)}")
         if self.pretrained and self.weights is not None:

@@ -13,12 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mil.errors import RunError
+from mil.errors import RunError, cause
+from tiling.documents import parse_json, regular
 from tiling.output import private_folder, replacing
 
 FORMAT = "gigabag-checkpoint"
 FORMAT_VERSION = 1
 _KEY = "gigabag"
+_MOST_LETTERS = 2**24
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -51,8 +53,11 @@ def load_state(path: Path) -> dict[str, Any]:
     """What was saved, with its tensors on the CPU; raises RunError where the file is damaged or of another version."""
     again = "delete it, and the fold starts again"
     try:
-        with safe_open(path, "pt") as file:
-            content = json.loads((file.metadata() or {})[_KEY])
+        with safe_open(regular(path), "pt") as file:
+            text = (file.metadata() or {})[_KEY]
+            if len(text) > _MOST_LETTERS:
+                raise ValueError(f"what it says beside its tensors is larger than {_MOST_LETTERS // 2**20} MiB")
+            content = parse_json(text)
             found = content["format"], content["format_version"]
             if found != (FORMAT, FORMAT_VERSION):
                 raise RunError(
@@ -60,10 +65,12 @@ def load_state(path: Path) -> dict[str, Any]:
                     f"{FORMAT_VERSION}; {again}"
                 )
             return dict(_from_json(content["state"], file.get_tensor))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (
+        OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError
+    ) as error:  # fmt: skip
         if isinstance(error, RunError):
             raise
-        raise RunError(f"the checkpoint {str(path)!r} cannot be read ({error}); {again}") from error
+        raise RunError(f"the checkpoint {str(path)!r} cannot be read ({cause(error)}); {again}") from error
 
 
 def _to_json(value: Any, tensors: dict[str, Tensor]) -> Any:

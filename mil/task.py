@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -26,6 +26,21 @@ class Task:
     classes: tuple[str, ...]
     kind: Literal["one of", "any of", "one vs normal"] = "one of"
     normal: str | None = None
+
+    @classmethod
+    def from_json(cls, content: Any) -> "Task":
+        """The task that `dataclasses.asdict` made JSON of; raises KeyError, TypeError or ValueError if it is none."""
+        classes, kind, normal = content["classes"], content.get("kind", ONE_OF), content.get("normal")
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise ValueError("its classes are no list of names")
+        if len(classes) < 2 or len({*classes}) < len(classes):
+            raise ValueError("its classes are not two or more, each with a name of its own")
+        "".join(classes).encode()  # a ValueError for what no file can hold
+        if kind not in (ONE_OF, ANY_OF, ONE_VS_NORMAL):
+            raise ValueError(f"{str(kind)[:80]!r} is no kind of task")
+        if (normal is not None or kind == ONE_VS_NORMAL) and normal not in classes:
+            raise ValueError("its normal class is none of its classes")
+        return cls(tuple(classes), kind, normal)
 
     @property
     def logits(self) -> int:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from mil.errors import SettingsError
 from mil.log import EpochLog
+from tiling.documents import read_json
 from tiling.output import replacing
 
 PROJECT = "gigabag"
@@ -104,7 +105,7 @@ class _Identified(Tracker):
         self._last = -1
         if fold.first_epoch:
             with suppress(OSError, ValueError, KeyError, TypeError):
-                content = json.loads(self._path.read_text(encoding="utf-8"))
+                content = read_json(self._path, finite=True)
                 if content["tracker"] == self.name:
                     self._id, self._last = str(content["id"]), int(content["epoch"])
 

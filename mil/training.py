@@ -36,6 +36,7 @@ from mil.order import Batches
 from mil.predict import predict_batches
 from mil.processes import Processes
 from mil.recipe import Recipe
+from mil.resumed import refuse_strange
 from mil.room import available_bytes
 from mil.schedule import Schedule
 from mil.stop import Stop
@@ -128,6 +129,8 @@ class FoldTraining:
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Stand where that state was saved; raises RunError, which names the file, where it is of another training."""
         try:
+            epochs = self.recipe.train.epochs
+            refuse_strange(state, self.net, self.optimizer, self.steps_of_epoch, epochs)
             self.epoch, self.step = state["epoch"], state["step"]
             self.log, self.best = [EpochLog(*row) for row in state["log"]], state["best"]
             self.net.load_state_dict(state["model"])
@@ -136,7 +139,9 @@ class FoldTraining:
             self.averaging.restore(state["averaging"], self.net)
             self.scaler.load_state_dict(state["scaler"])
             sums = state["loss_sums"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (
+            LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, RuntimeError
+        ) as error:  # fmt: skip
             raise RunError(
                 f"the checkpoint {str(path)!r} is not of this training ({cause(error)}); delete it, and the fold "
                 "starts again"

@@ -1,8 +1,5 @@
-"""Weights of a file for a backbone, whoever saved them: safetensors, or a state dict that runs no code."""
+"""Weights of a file for a backbone, whoever saved them; the file is of safetensors, in which nothing can run."""
 
-import argparse
-import pickle
-import re
 import sys
 import warnings
 from collections import Counter
@@ -10,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor
@@ -18,7 +14,7 @@ from torch import Tensor
 from mil.backbone import Backbone
 from mil.errors import ModelError, cause
 
-AVERAGED = ("model_ema", "state_dict_ema", "ema", "teacher")  # to be preferred where a file holds two of a kind
+SUFFIX = ".safetensors"
 SHOWN = 5
 
 
@@ -46,18 +42,17 @@ class WeightsReport(NamedTuple):
 def load_weights(backbone: Backbone, path: Path) -> WeightsReport:
     """Load a file into a backbone and say what did not match; tensors without a match stay as they were.
 
-    Takes .safetensors, and whatever torch.load reads with weights_only. State dicts are found inside checkpoints, an
-    averaged one (EMA, teacher) before others; what all names begin with (`module.`, `encoder.`) is stripped. Where
-    names or shapes still differ, timm's own conversion for the model is tried (other spellings, position embeddings
-    for another picture size). The first convolution is adapted to pictures of one colour. Raises ModelError for a file
-    that can't be read safely, and for one of which less than half of the backbone can be loaded.
+    Takes .safetensors alone. What all names begin with (`module.`, `encoder.`) is stripped. Where names or shapes still
+    differ, timm's own conversion for the model is tried (other spellings, position embeddings for another picture
+    size). The first convolution is adapted to pictures of one colour. Raises ModelError for a file that can't be read,
+    and for one of which less than half of the backbone can be loaded.
     """
     wanted = backbone.net.state_dict()
     counted = {name for name in wanted if not name.endswith("num_batches_tracked")}
     best: dict[str, Tensor] = {}
     fitting: set[str] = set()
     for tensors in _candidates(_read(path), backbone.net, wanted):
-        fits = {name for name in counted if name in tensors and tensors[name].shape == wanted[name].shape}
+        fits = {name for name in counted if name in tensors and _fits(tensors[name], wanted[name])}
         if len(fits) > len(fitting) or not best:
             best, fitting = tensors, fits
         if fitting == counted:
@@ -68,14 +63,16 @@ def load_weights(backbone: Backbone, path: Path) -> WeightsReport:
             f"{backbone.name!r}: it names {_some([*best]) or 'nothing'}, the backbone {_some([*wanted])}; "
             "choose the --backbone these weights are of"
         )
-    loadable = {name: value for name, value in best.items() if name in wanted and value.shape == wanted[name].shape}
+    loadable = {name: value for name, value in best.items() if name in wanted and _fits(value, wanted[name])}
+    if wild := [name for name, value in loadable.items() if value.is_floating_point() and value.isnan().any()]:
+        raise ModelError(f"{str(path)!r} has in {wild[0]} what is not a number; give other weights")
     backbone.net.load_state_dict(loadable, strict=False)
     return WeightsReport(
         loaded=len(fitting),
         missing=[name for name in wanted if name in counted and name not in best],
         unexpected=[name for name in best if name not in wanted],
         mismatched=[
-            f"{name} {tuple(best[name].shape)} in place of {tuple(wanted[name].shape)}"
+            f"{name} {_kind(best[name], wanted[name])} in place of {_kind(wanted[name], best[name])}"
             for name in wanted
             if name in best and name not in loadable
         ],
@@ -83,49 +80,39 @@ def load_weights(backbone: Backbone, path: Path) -> WeightsReport:
     )
 
 
-def _read(path: Path) -> Any:
-    """What a file holds, read without running any of it."""
+def _fits(value: Tensor, wanted: Tensor) -> bool:
+    return value.shape == wanted.shape and value.is_floating_point() == wanted.is_floating_point()
+
+
+def _kind(value: Tensor, other: Tensor) -> str:
+    """The shape of a tensor, and its type where that is all that another one differs in."""
+    return f"{tuple(value.shape)}" + ("" if value.shape != other.shape else f" of {value.dtype}")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file."""
+    if path.suffix != SUFFIX:
+        raise ModelError(
+            f"{str(path)!r} is no {SUFFIX} file, and others, such as .pth, are not read, for they may run code; where "
+            "you trust it, convert it as docs/models.md says"
+        )
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # Training programs put their arguments beside the weights; a Namespace does nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles of programs other than torch, which are read or refused
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path)
     except FileNotFoundError as error:
         raise ModelError(f"no such file of weights: {str(path)!r}") from error
-    except pickle.UnpicklingError as error:
-        if names := re.findall(r"GLOBAL (\S+)", str(error)):
-            raise ModelError(
-                f"{str(path)!r} can only be read by running code of it ({names[0]}), which is refused; "
-                "save its state dict as safetensors where you trust it"
-            ) from error
-        raise ModelError(f"{str(path)!r} is no file of weights that can be read safely") from error
     except Exception as error:  # a file may hold anything, and the reader meets it with anything
-        raise ModelError(
-            f"{str(path)!r} can't be read as weights ({cause(error)}); give .safetensors or a state dict"
-        ) from error
+        raise ModelError(f"{str(path)!r} can't be read as weights ({cause(error)}); see that it is whole") from error
 
 
-def _candidates(content: Any, net: Any, wanted: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The state dicts a file may be meant as, the plainest first."""
-    for tensors in _state_dicts(content):
-        stripped = _without(_prefix(tensors, wanted), tensors)
-        yield _adapted(stripped, wanted)
-        for spelled in (stripped, tensors, _without(_common(tensors), tensors)):
-            if converted := _converted(spelled, net):
-                yield _adapted(converted, wanted)
-
-
-def _state_dicts(content: Any, depth: int = 0) -> Iterator[dict[str, Tensor]]:
-    """Dictionaries of tensors in a checkpoint, averaged ones first; not those of an optimizer, which lie deeper."""
-    if not isinstance(content, Mapping) or depth > 2:
+def _candidates(tensors: dict[str, Tensor], net: Any, wanted: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The state dicts that tensors may be meant as, the plainest first."""
+    if not tensors:
         return
-    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if tensors:
-        yield tensors
-    for name in sorted(content, key=lambda name: name not in AVERAGED):
-        yield from _state_dicts(content[name], depth + 1)
+    stripped = _without(_prefix(tensors, wanted), tensors)
+    yield _adapted(stripped, wanted)
+    for spelled in (stripped, tensors, _without(_common(tensors), tensors)):
+        if converted := _converted(spelled, net):
+            yield _adapted(converted, wanted)
 
 
 def _prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:

@@ -32,8 +32,8 @@ LEAVES = {f"tiling.{name}" for name in "cells codec rank resample sketch tiff ti
 MIL_MAY_USE = {
     f"tiling.{name}"
     for name in (
-        "bag bags batch cells errors features manifest output overview pick pixels progress ready settings shards "
-        "slide sources tile tissue todo".split()
+        "bag bags batch cells documents errors features manifest output overview pick pixels progress ready settings "
+        "shards sheets slide sources tile tissue todo".split()
     )
 }
 

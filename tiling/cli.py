@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from argparse import ArgumentError
+from argparse import Action, ArgumentError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -15,12 +15,15 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, Namespace
 
+from tiling.documents import read_yaml
 from tiling.errors import InputError, TilingError
+from tiling.progress import short
 from tiling.settings import is_mpp, with_tuples
 
 Settings = TypeVar("Settings")
 _WARNINGS = (signal.SIGTERM, signal.SIGUSR1)
 
+_LONGEST = 4000  # of a sentence, in which a name may be longer than any screen
 OK, SOME_FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130  # 75 is EX_TEMPFAIL: run it again
 
 
@@ -34,9 +37,41 @@ def make_parser(command: str, description: str) -> ArgumentParser:
     return ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
 
 
+class _ConfigFile(ActionConfigFile):
+    """`--config` that looks at a file before it is taken in: plain settings, of which none leads to another file."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        path = Path(str(values))
+        try:
+            found = read_yaml(path)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise InputError(f"{str(path)!r} is no YAML file of settings: {why}") from error
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+            raise InputError(f"{str(path)!r} is no YAML file of settings: give a line `name: value` for each")
+        if self.dest in found:
+            raise InputError(f"{str(path)!r} has {self.dest!r} in it, which only the command line has; leave it out")
+        for action in parser._actions:
+            if action.dest in found and not _may_be(action, found[action.dest]):
+                flag = f"--{action.dest.replace('_', '-')}"
+                raise InputError(f"{flag} in {str(path)!r} cannot be {short(found[action.dest], 80)}; see --help")
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
+
+
+def _may_be(action: Action, value: Any) -> bool:
+    """Whether YAML can give an argument this value, where nothing else looks at it: text, texts, or true and false."""
+    if action.type is not None or type(action).__module__ != "argparse":
+        return True
+    if action.nargs == 0:
+        return isinstance(value, bool)
+    if action.nargs is not None:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return isinstance(value, str | None)
+
+
 def add_config(parser: ArgumentParser) -> None:
     """Add `--config FILE`: YAML that gives defaults; flags win."""
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with settings; flags win over it")
+    parser.add_argument("--config", action=_ConfigFile, help="YAML file with settings; flags win over it")
 
 
 def add_settings(parser: ArgumentParser, settings: type, title: str) -> None:
@@ -122,8 +157,7 @@ def run(
     except ArgumentError as error:
         return _complain(parser, explain(str(error), argv))
     except errors as error:
-        # A loader's worker sends its traceback along, with the sentence in the last line.
-        return _complain(parser, str(error).strip().splitlines()[-1])
+        return _complain(parser, _sentence(error))
     except OSError as error:
         return _complain(parser, f"{error.filename or 'a file'!r}: {error.strerror or error}; check path and disk")
     except KeyboardInterrupt:
@@ -207,6 +241,12 @@ def _config_of(argv: list[str]) -> str:
     return given[-1] if given else "the configuration"
 
 
+def _sentence(error: Exception) -> str:
+    """What an error says; a loader's worker sends its traceback along, with the sentence in the last line."""
+    text = str(error).strip()
+    return text.rpartition("\n")[2] if text.startswith("Caught ") else text
+
+
 def _complain(parser: ArgumentParser, sentence: str) -> int:
-    print(f"{parser.prog}: error: {sentence}", file=sys.stderr)
+    print(f"{parser.prog}: error: {short(sentence, _LONGEST)}", file=sys.stderr)
     return WRONG_INPUT

@@ -22,9 +22,17 @@ def shown(name: object) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def visible(text: object, but: str = "") -> str:
+    """A sentence or lines for a terminal: what cannot be printed is escaped, `but` for characters that are meant.
+
+    A name with control characters in it would else move the cursor, or forge lines.
+    """
+    return "".join(each if each.isprintable() or each in but else repr(each)[1:-1] for each in str(text))
+
+
 def short(name: object, longest: int = 24) -> str:
     """A name for a table: on one line, the middle of a long one left out, what cannot be printed escaped."""
-    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(name))
+    text = visible(name)
     return text if len(text) <= longest else f"{text[: longest // 2]}…{text[1 - longest // 2 :]}"
 
 

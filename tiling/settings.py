@@ -2,7 +2,10 @@
 
 import math
 from dataclasses import field, fields
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+Settings = TypeVar("Settings")
+_LONGEST = 80  # of a value in a sentence
 
 
 class Range(NamedTuple):
@@ -28,6 +31,39 @@ def is_mpp(value: float) -> bool:
 def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
     """The values of settings as their dataclasses hold them: JSON and YAML know lists only."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def restored(settings: type[Settings], values: Any) -> Settings:
+    """Settings from what JSON says of them; raises ValueError for what has another name or type than they have."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{_some(values)} in place of settings")
+    hints = get_type_hints(settings)
+    names = {field.name for field in fields(settings)}  # type: ignore[arg-type]
+    if unknown := [name for name in values if name not in names]:
+        raise ValueError(f"there is no setting {_some(unknown[0])}")
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{name} cannot be {_some(value)}")
+    return settings(**with_tuples(values))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON is of a type: a whole number is a fraction too, and a list a tuple."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return any(value == each and type(value) is type(each) for each in parts)
+    if kind is tuple:
+        return isinstance(value, list) and all(_fits(each, parts[0]) for each in value)
+    if parts:
+        return any(_fits(value, part) for part in parts)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def _some(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def at_least(least: float) -> Range:

@@ -1,11 +1,13 @@
 """A model comes back as it was saved, or is refused with a sentence."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mil.checkpoint import ModelCard, load_model, read_card, save_model
 from mil.errors import RunError
@@ -126,3 +128,95 @@ def test_weights_of_another_model(folder: Path) -> None:
     change(folder, task={"classes": ["a", "b", "c"]})
     with pytest.raises(RunError, match="does not hold the weights of this model .*size mismatch"):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ({"head_hidden": 10**9}, r"not in it: head\.classifier\.4\.bias"),
+        (
+            {"embed": [10**9]},
+            r"size mismatch for encoder\.embedding\.0\.weight: \[8, 96\] in place of \[1000000000, 96\]",
+        ),
+        ({"embed": [10**15]}, "does not hold the weights of this model"),
+        ({"backbone": "vit_giant_patch14_clip_224", "train_px": 224}, r"not in it: encoder\.backbone\.net\.blocks"),
+        ({"train_px": 10**6}, "--train-px must be from 1 to 4096, not 1000000"),
+        ({"embed": [1] * 101}, "--embed takes 100 widths at most, not 101"),
+        ({"train_px": "32"}, "train_px cannot be '32'"),
+        ({"train_px": True}, "train_px cannot be True"),
+        ({"embed": 8}, "embed cannot be 8"),
+        ({"embed": [[8]]}, r"embed cannot be \[\[8\]\]"),
+        ({"pooling": "sum"}, "pooling cannot be 'sum'"),
+        ({"temperature": None}, "temperature cannot be None"),
+        ({"dropout": float("nan")}, "it has NaN in place of a number"),
+        ({"attention_hidden": 10**50}, "it has a number of 51 digits"),
+        (
+            {"arch": "chipnet", "pooling": "attention", "embed": [], "train_px": 256},
+            "its bags are not those of --arch chipnet",
+        ),
+    ],
+)
+def test_what_a_card_claims_takes_no_memory(folder: Path, model: dict[str, object], sentence: str) -> None:
+    content = json.loads((folder / "model.json").read_text())
+    change(folder, model={**content["model"], **model})
+    with pytest.raises(RunError, match=sentence):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        None, [], {"classes": "ab"}, {"classes": ["a"]}, {"classes": ["a", "a", "b"]}, {"classes": ["a", ["b"], "c"]},
+        {"classes": ["a", "b", "\ud800"]}, {"classes": ["a", "b", "c"], "kind": "other"},
+        {"classes": ["a", "b", "c"], "kind": "one vs normal"}, {"classes": ["a", "b", "c"], "normal": "d"},
+    ],
+)  # fmt: skip
+def test_task_of_no_use(folder: Path, task: object) -> None:
+    change(folder, task=task)
+    with pytest.raises(RunError, match="is no model card"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("values", [{"fold": [1]}, {"fold": -1}, {"epoch": 1.5}, {"epoch": True}, {"fold": 2**31}])
+def test_counts_of_no_use(folder: Path, values: dict[str, object]) -> None:
+    change(folder, **values)
+    with pytest.raises(RunError, match="its fold and its epoch are no counts"):
+        load_model(folder)
+
+
+def test_card_nested_deeply(folder: Path) -> None:
+    (folder / "model.json").write_text("[" * 100_000)
+    with pytest.raises(RunError, match="is no model card .it is nested too deeply"):
+        load_model(folder)
+
+
+def test_weights_that_are_no_numbers(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["head.classifier.1.bias"][0] = torch.nan
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(RunError, match=r"\(head\.classifier\.1\.bias is not a number\)"):
+        load_model(folder)
+
+
+def test_weights_of_another_type(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["head.classifier.1.bias"] = tensors["head.classifier.1.bias"].half()
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(RunError, match=r"head\.classifier\.1\.bias is F16 in place of torch\.float32"):
+        load_model(folder)
+
+
+def test_files_that_never_end(folder: Path) -> None:
+    """An archive can hold pipes, and links to devices."""
+    for name in ("model.safetensors", "model.json"):
+        (folder / name).rename(folder / "kept")
+        os.mkfifo(folder / name)
+        with pytest.raises(RunError, match="it is no regular file"):
+            load_model(folder)
+        (folder / name).unlink()
+        (folder / name).symlink_to("/dev/zero")
+        with pytest.raises(RunError, match="it is no regular file"):
+            load_model(folder)
+        (folder / name).unlink()
+        (folder / "kept").rename(folder / name)
+    load_model(folder)

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mil.errors import LabelsError, SettingsError
+from mil.errors import LabelsError, RunError, SettingsError
 from mil.labels import numeric, read_labels, read_table
+from mil.run_folder import read_text
 from mil.settings import TableSpec
 from mil.task import Task
+from tiling.output import write_table
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -78,8 +80,13 @@ def test_site_column_gives_the_folds(tmp_path: Path) -> None:
         ("slide_id,label\na,1\nb,0\na,1\n", "row 4 .* has the slide 'a' again; keep one of its rows"),
         ("slide_id,label\na,1\nb,1\n", r"has one class only \(1\); training needs two"),
         ("", "cannot read the labels table"),
-        ("a,b\n1,2,3\n", "cannot read the labels table .* saw 3.; give a CSV with slide_id, label$"),
+        (
+            "a,b\n1,2,3\n",
+            "cannot read the labels table .*row 2 has 3 cells and the header 2.; give a CSV with slide_id, label$",
+        ),
         ("slide_id,label,label\na,1,0\n", "has the column 'label' twice"),
+        ("slide_id,label\na,1\nb\n", "row 3 has 1 cells and the header 2"),
+        ("slide_id,label\na,1\nb,\0\n", "it has a zero byte"),
         ("slide_id,label\n", "has no rows; add a row a slide"),
     ],
 )
@@ -152,7 +159,7 @@ def test_metadata_columns_are_kept_as_they_are(tmp_path: Path) -> None:
         read_labels(path, TableSpec(categorical=("sex",)))
 
 
-@pytest.mark.parametrize("text", ["inf", "nan", "1,5", "x"])
+@pytest.mark.parametrize("text", ["inf", "nan", "1,5", "x", "1e31", "-1e308", "9" * 400])
 def test_what_is_no_number(text: str) -> None:
     with pytest.raises(LabelsError, match=f"row 3 of a table has '{text}' in the numeric column age"):
         numeric(pd.Series(["1", text], name="age"), "a table")
@@ -182,3 +189,23 @@ def test_table_of_slides(tmp_path: Path) -> None:
 def test_columns_that_cannot_be(wrong: dict[str, object], sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         TableSpec(**wrong)  # type: ignore[arg-type]
+
+
+def test_names_that_a_spreadsheet_would_run_come_back(tmp_path: Path) -> None:
+    """The folds.csv of a run is a labels table too, and its columns of metadata are called as they were."""
+    header = ["slide_id", "patient_id", "label", "fold", "-age", "=site"]
+    rows = [["=a", "@p", "+", "-x", "-1", "=b"], ["'=b", "-q", "-", "@y", "+2.5", "'=c"]]
+    write_table(tmp_path / "folds.csv", header, rows)
+    table = read_labels(tmp_path / "folds.csv", TableSpec(categorical=("=site",), numeric=("-age",))).table
+    assert table[header].to_numpy().tolist() == rows
+    assert read_text(tmp_path / "folds.csv", *header).to_numpy().tolist() == rows
+
+
+def test_a_table_of_a_run_with_one_name_twice(tmp_path: Path) -> None:
+    for text, sentence in (
+        ("slide_id,a,a\nx,1,2\n", "has the column 'a' twice"),
+        ("slide_id,a\nx,1\nx,2\n", "has the slide 'x' twice"),
+    ):
+        (tmp_path / "folds.csv").write_text(text)
+        with pytest.raises(RunError, match=sentence):
+            read_text(tmp_path / "folds.csv", "slide_id")

@@ -93,8 +93,13 @@ def test_tables_that_were_changed(parts: list[str], refused: Callable[..., str])
     whole = part.read_text()
     part.write_text(Path(parts[0]).read_text())
     assert "both have the slide '=b'; score again" in refused(*parts)
-    part.write_text(whole.replace(",abc,", ",def,"))
-    assert "is not as it was written; score its shard again" in refused(*parts)
+    for other in (
+        whole.replace(",abc,", ",def,"), whole.replace("slide_id", "name"), whole.replace(",ok,", ",fine,"),
+        whole.replace(",4,", ",,"),
+    ):  # fmt: skip
+        assert other != whole
+        part.write_text(other)
+        assert "is not as it was written; score its shard again" in refused(*parts)
 
 
 def test_nothing_is_replaced_unasked(parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

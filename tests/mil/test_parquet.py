@@ -41,6 +41,26 @@ def test_what_is_no_parquet_file(tmp_path: Path) -> None:
         read_rows(tmp_path / "scores.parquet")
 
 
+def test_what_is_larger_than_it_looks(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as writer
+
+    path = tmp_path / "scores.parquet"
+    for columns, sentence in (
+        ({"slide_id": ["x" * 10**6] * 1000}, "its text is larger than 256 MiB"),  # a thousand times the same
+        ({"slide_id": pyarrow.nulls(3_000_000)}, "it says that it holds 3000000 rows of 1 columns"),
+        ({"slide_id": [["a"]]}, "its column 'slide_id' holds list"),
+        ({"slide_id": [{"a": 1}]}, "its column 'slide_id' holds struct"),
+        ({"slide_id": [1]}, "the column 'slide_id' has '1', which is no text"),
+        ({"slide_id": ["a"], "tiles": ["b"]}, "the column 'tiles' has 'b', which it cannot have"),
+        ({"slide_id": ["a"], "prob_0": [float("nan")]}, "the column 'prob_0' has 'nan', which it cannot have"),
+    ):
+        writer.write_table(pyarrow.table(columns), path)
+        assert path.stat().st_size < 2**20
+        with pytest.raises(TableError, match=sentence):
+            read_rows(path)
+
+
 def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "find_spec", lambda _: None)
     assert not is_parquet(Path("scores.csv"))

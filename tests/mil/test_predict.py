@@ -58,11 +58,21 @@ class TestRefused:
         with pytest.raises(RunError, match=r"no such file: .*fold_0/model\.json"):
             load_run(tmp_path, torch.device("cpu"))
 
-    @pytest.mark.parametrize("content", ["null", "[1]", '{"folds": null}', '{"folds": [1]}', '{"folds": []}', "x"])
+    @pytest.mark.parametrize(
+        "content",
+        ["null", "[1]", '{"folds": null}', '{"folds": [1]}', '{"folds": []}', "x", '{"folds": [{"fold": Infinity}]}',
+         '{"folds": [{"fold": -1}]}', '{"folds": [{"fold": "0"}]}', "[" * 100_000],
+    )  # fmt: skip
     def test_damaged_metrics(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "metrics.json").write_text(content)
         with pytest.raises(RunError, match=r"is not finished|has no folds"):
             load_run(tmp_path, torch.device("cpu"))
+
+    def test_one_fold_many_times(self, trained: Trained, tmp_path: Path) -> None:
+        shutil.copytree(trained.run, tmp_path / "run")
+        (tmp_path / "run" / "metrics.json").write_text(json.dumps({"folds": [{"fold": 0}] * 100_000}))
+        with pytest.raises(RunError, match="has one fold twice in its metrics.json"):
+            load_run(tmp_path / "run", torch.device("cpu"))
 
     def test_folds_of_different_classes(self, trained: Trained, tmp_path: Path) -> None:
         run = Path(shutil.copytree(trained.run, tmp_path / "run"))

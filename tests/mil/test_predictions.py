@@ -83,6 +83,23 @@ def test_what_is_no_table(tmp_path: Path, content: bytes) -> None:
         read_rows(tmp_path / "scores.csv")
 
 
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [("prob_0", "nan"), ("prob_0", "inf"), ("prob_0", "1.1"), ("prob_0", "-0.1"), ("tiles", "9" * 400), ("tiles", "-1"),
+     ("uncertainty", "nan")],
+)  # fmt: skip
+def test_numbers_that_cannot_be(tmp_path: Path, name: str, cell: str) -> None:
+    (tmp_path / "scores.csv").write_text(f"slide_id,{name}\na,{cell}\n")
+    with pytest.raises(TableError, match=f"the column '{name}' has '{cell[:40]}', which it cannot have"):
+        read_rows(tmp_path / "scores.csv")
+
+
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("slide_id,slide_id\na,b\n")
+    with pytest.raises(TableError, match="two of its columns have the same name"):
+        read_rows(tmp_path / "scores.csv")
+
+
 def test_table_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("a,b\n1,2\n")
     with pytest.raises(TableError, match="is no table of predictions of these classes"):

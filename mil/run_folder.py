@@ -146,7 +146,8 @@ def read_text(path: Path, *columns: str) -> pd.DataFrame:
     if twice := [name for name, count in Counter(header).items() if count > 1]:
         raise RunError(f"{str(path)!r} is no table of a run: it has the column {min(twice)!r} twice; train again")
     table = pd.DataFrame(rows, columns=header, dtype=str)
-    if "slide_id" in table and (again := table["slide_id"][table["slide_id"].duplicated()]).size:
+    once = ["slide_id", PSEUDO_FOLD] if path.name == PSEUDO else ["slide_id"]
+    if {*once} <= {*table} and (again := table["slide_id"][table.duplicated(once)]).size:
         raise RunError(f"{str(path)!r} has the slide {again.iloc[0]!r} twice; train again")
     if lacking := [name for name in columns if name not in table]:
         raise RunError(f"{str(path)!r} is no table of a run: it lacks the column {lacking[0]!r}; train again")

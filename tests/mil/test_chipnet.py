@@ -285,7 +285,7 @@ class TestRefused:
             ({"arch": "milnet", "mask_background": True}, "--mask-background is not for --arch milnet"),
             ({"arch": "milnet", "overview_px": 448}, "--overview-px is not for --arch milnet"),
             ({"overview_px": 100}, "--overview-px is a multiple of 32, the side of a chip, not 100"),
-            ({"overview_px": 32}, "--overview-px must be at least 64, not 32"),
+            ({"overview_px": 32}, "--overview-px must be from 64 to 4096, not 32"),
         ],
     )
     def test_settings(self, settings: dict[str, Any], words: str) -> None:

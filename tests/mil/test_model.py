@@ -249,7 +249,7 @@ class TestSettings:
         ("wrong", "sentence"),
         [
             ({"pooling": "sum"}, "--pooling is one of avg, max, logsumexp, concat, attention, gated, not 'sum'"),
-            ({"train_px": 0}, "--train-px must be at least 1, not 0"),
+            ({"train_px": 0}, "--train-px must be from 1 to 4096, not 0"),
             ({"dropout": 1.0}, "--dropout must be from 0 to 0.99, not 1.0"),
             ({"guided": "linear"}, "--guided is one of softmax, sigmoid, not 'linear'"),
             ({"temperature": 0.0}, "--temperature must be from 1e-06"),

@@ -17,7 +17,7 @@ from mil.predictions import prediction_row
 from mil.task import Task
 from tests.conftest import Trained
 from tests.mil.drawn import a_bag
-from tests.mil.html import Page, read_pages
+from tests.mil.markup import Page, read_pages
 from tiling.errors import InputError, SlideError
 
 TASK = Task(("normal", "tumour"))

@@ -12,7 +12,7 @@ from mil.predict import load_run, pick_device, predict_bag
 from mil.run_report import worst_errors, write_report
 from mil.task import ANY_OF, Task
 from tests.conftest import Trained
-from tests.mil.html import read_pages
+from tests.mil.markup import read_pages
 from tests.mil.test_listing import row
 from tests.mil.test_pages import digests
 from tiling.bag import read_bag

@@ -61,7 +61,7 @@ def test_two_processes_train_what_one_would(cohort: CohortFiles, bags: Path, tmp
 @pytest.mark.slow
 def test_they_stop_together_and_go_on(cohort: CohortFiles, bags: Path, tmp_path: Path) -> None:
     given = ["--bags", str(bags), "--labels", str(cohort.labels), *FLAGS, "--augment", "--epochs", "8"]
-    with launch(2, *given, "--out", str(tmp_path / "whole")) as process:
+    with launch(2, *given, "--out", str(tmp_path / "whole" / "run")) as process:
         said, _ = process.communicate()
     assert process.returncode == 0, said
     given += ["--out", str(tmp_path / "run"), "--resume", "--checkpoint-minutes", "0"]
@@ -76,7 +76,7 @@ def test_they_stop_together_and_go_on(cohort: CohortFiles, bags: Path, tmp_path:
     with launch(2, *given) as process:
         said, _ = process.communicate()
     assert process.returncode == 0, said
-    runs = [content(tmp_path / name) for name in ("whole", "run")]
+    runs = [content(tmp_path / "whole" / "run"), content(tmp_path / "run")]
     for each in runs:
         del each["config.yaml"]  # it names minutes between checkpoints
     assert runs[0] == runs[1]

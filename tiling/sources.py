@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tiling.cells import plain
 from tiling.errors import InputError
+from tiling.names import is_plain
 from tiling.settings import is_mpp
 from tiling.slide import EXTENSIONS, series_uid
 
@@ -125,7 +126,9 @@ def _slide_of_row(table: Path, number: int, row: dict[str, str]) -> SlideRef:
     where = f"row {number} of the slides table {str(table)!r}"
     if not path.strip():
         raise InputError(f"{where} has no path; fill it in or delete the row")
-    if slide_id in ("", ".", "..") or Path(slide_id).name != slide_id:
+    if "\0" in path:
+        raise InputError(f"{where} has the path {path!r}, which cannot be that of a file")
+    if not is_plain(slide_id):
         raise InputError(f"{where} has the slide_id {slide_id!r}, which cannot be the name of a file")
     try:
         mpp = float(row["mpp"]) if row.get("mpp") else None

@@ -195,7 +195,7 @@ def test_plain_jpeg_2000(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "no.jp2").write_text("no picture")
     with pytest.raises(SlideError, match=r"no\.jp2' is no slide that can be read"):
         open_slide(tmp_path / "no.jp2")
-    monkeypatch.setattr("tiling.slide._MOST_PILLOW_PX", 29_999)
+    monkeypatch.setattr("tiling.slide._MOST_WHOLE_PX", 29_999)
     with pytest.raises(SlideError, match=r"has more pixels than can be decoded at once in JPEG2000 \(29,999\)"):
         open_slide(tmp_path / "a.jp2")
 

@@ -375,7 +375,7 @@ def _check_format(group: Group, ref: BagRef, wanted: str, remedy: str) -> None:
 def _header(group: Group, ref: BagRef) -> BagHeader:
     _check_format(group, ref, FORMAT, ref.remedy)
     codec, spec = group.text("codec"), json.loads(group.text("spec"))
-    tiles = math.prod(group.dataset("tiles").shape[:1])
+    tiles = group.dataset("tiles").rows
     if codec not in CODECS or not isinstance(spec, dict) or tiles == 0:
         raise BagError(
             f"{ref} has tiles of codec {codec!r}, {tiles} of them, which this program cannot use; {ref.remedy}"

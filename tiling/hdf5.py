@@ -9,6 +9,7 @@ import io
 import math
 import os
 import stat
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ import numpy as np
 from tiling.output import replacing
 
 _VLEN = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])  # how HDF5 refers to a value of any length
+_HEAP = struct.Struct("<8xQ")  # the head of a heap of such values, with its size
+_HEAP_OBJECT = struct.Struct("<H6xQ")
+_HEAP_SIGNATURE = b"GCOL"
 _ATTRIBUTE_BYTES = 1 << 16  # read of an attribute, at most; HDF5's own limit for one in the usual place
 _MOST_PACKED = 1100  # Deflate packs at most 1 : 1032.
 _LARGE_BYTES = 1 << 28  # beyond, what packs better than features or coordinates do is there to fill the memory
@@ -46,53 +50,52 @@ class _Object:
         try:
             found = h5py.h5a.open(self.id, name.encode())
         except KeyError as error:
-            raise ValueError(f"{self.what} has no attribute {name}") from error
+            raise ValueError(f"{self.what or 'it'} has no attribute {name}") from error
         space, dtype = found.get_space(), found.dtype
         size = space.get_simple_extent_npoints()
         is_text = dtype.kind == "S" or h5py.check_string_dtype(dtype) is not None
         fits = found.get_storage_size() <= _ATTRIBUTE_BYTES and (size == 1 or not dtype.hasobject)
         if space.get_simple_extent_type() == h5py.h5s.NULL or not (is_text or _is_number(dtype)) or not fits:
-            raise ValueError(f"the attribute {name} of {self.what} is no number and no short text")
+            raise ValueError(f"{self._its(name)} is no number and no short text")
         out = np.zeros(space.shape, dtype)
         found.read(out)
         return out
+
+    def _its(self, name: str) -> str:
+        return f"the {name} of {self.what}" if self.what else f"its {name}"
 
     def text(self, name: str, most: int = _ATTRIBUTE_BYTES) -> str:
         """The text of an attribute, of at most so many bytes."""
         value = self.attribute(name)
         if value.shape != () or value.dtype.kind not in "SO":
-            raise ValueError(f"the attribute {name} of {self.what} is no text")
+            raise ValueError(f"{self._its(name)} is no text")
         data = value.item()
         if len(data) > most:
-            raise ValueError(f"the attribute {name} of {self.what} is a text of {len(data)} bytes, of {most} at most")
+            raise ValueError(f"{self._its(name)} is a text of {len(data)} bytes, of {most} at most")
         text = data if isinstance(data, str) else data.decode("utf-8", "surrogateescape")
         if "\0" in text:
-            raise ValueError(f"the attribute {name} of {self.what} has a zero in its text")
+            raise ValueError(f"{self._its(name)} has a zero in its text")
         return text
 
     def number(self, name: str) -> Any:
         """The number that an attribute is, not a number included."""
         value = self.attribute(name)
         if value.shape != () or not _is_number(value.dtype):
-            raise ValueError(f"the attribute {name} of {self.what} is no number")
+            raise ValueError(f"{self._its(name)} is no number")
         return value.item()
 
     def within(self, name: str, least: float, most: float) -> float:
         """The number that an attribute is, within a range, both ends included."""
         value = self.number(name)
         if not least <= value <= most:
-            raise ValueError(
-                f"the attribute {name} of {self.what} is {value}, expected a number from {least:g} to {most:g}"
-            )
+            raise ValueError(f"{self._its(name)} is {value}, expected a number from {least:g} to {most:g}")
         return float(value)
 
     def whole(self, name: str, least: int, most: int) -> int:
         """The whole number that an attribute is, within a range, both ends included."""
         value = self.number(name)
         if not least <= value <= most or value != int(value):
-            raise ValueError(
-                f"the attribute {name} of {self.what} is {value}, expected a whole number from {least} to {most}"
-            )
+            raise ValueError(f"{self._its(name)} is {value}, expected a whole number from {least} to {most}")
         return int(value)
 
 
@@ -120,20 +123,32 @@ class Dataset(_Object):
         return out
 
     def check(self) -> None:
-        """Raise ValueError where it holds no numbers, or less is stored than its shape says.
-
-        HDF5 would give zeros, terabytes of them if asked for.
-        """
+        """Raise ValueError where it holds no numbers, or fewer than its shape says."""
         if not _is_number(self.dtype):
             raise ValueError(f"{self.what} holds no numbers but {self.dtype}")
-        claimed, stored = math.prod(self.shape) * self.dtype.itemsize, self.id.get_storage_size()
         packing = 1
         if self._filters:
             self._check_filters()
-            packing = _LARGE_PACKED if claimed > _LARGE_BYTES else _MOST_PACKED
-        there = min(stored, self.file_bytes)
-        if claimed > there * packing:
-            raise ValueError(f"{self.what} of the shape {self.shape} would take {claimed} bytes, and {there} are there")
+            packing = _LARGE_PACKED if self._claimed > _LARGE_BYTES else _MOST_PACKED
+        self._check_there(packing)
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has, which are all there; none where it is a single value."""
+        self._check_there(_MOST_PACKED if self._filters else 1)
+        return math.prod(self.shape[:1]) if self.shape else 0
+
+    @property
+    def _claimed(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize  # no more than it takes in the file
+
+    def _check_there(self, packing: int) -> None:
+        """HDF5 would give zeros for what is not there, terabytes of them if asked for."""
+        there = min(self.id.get_storage_size(), self.file_bytes)
+        if self._claimed > there * packing:
+            raise ValueError(
+                f"{self.what} of the shape {self.shape} would take {self._claimed} bytes, and {there} are there"
+            )
 
     def blobs(self) -> tuple[bytes, ...]:
         """The values of a list of byte strings, or of one text; they cannot be more than the file holds."""
@@ -228,9 +243,34 @@ def reading(path: Path) -> Iterator[Group]:
     """
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
         raise ValueError("it is no file")
-    with h5py.File(path, "r", locking=False) as file:
-        descriptor = file.id.get_vfd_handle()
-        yield Group(file.id, "it", descriptor, os.fstat(descriptor).st_size)
+    with _Guarded(path) as raw, h5py.File(raw, "r") as file:
+        yield Group(file.id, "", raw.fileno(), os.fstat(raw.fileno()).st_size)
+
+
+class _Guarded(io.FileIO):
+    """A file to be read by HDF5, which would search for ever in a heap of texts or pictures whose sizes are damaged.
+
+    HDF5 reads a heap with one call, and from its start: there is no cache in between where Python reads the file.
+    See https://github.com/HDFGroup/hdf5/issues/1707.
+    """
+
+    def readinto(self, buffer: Any) -> int | None:
+        got = super().readinto(buffer)
+        if len(buffer) >= _HEAP.size and bytes(buffer[:4]) == _HEAP_SIGNATURE:
+            _check_heap(memoryview(buffer).cast("B"))
+        return got
+
+
+def _check_heap(data: memoryview) -> None:
+    """Raise ValueError where the objects of a global heap (HDF5 format specification, III.E) do not fill it."""
+    at, end = _HEAP.size, _HEAP.unpack_from(data)[0]
+    while at + _HEAP.size <= min(end, len(data)):
+        index, size = _HEAP_OBJECT.unpack_from(data, at)
+        # Free space counts its own head, and is the last.
+        step = size if index == 0 else _HEAP.size + -(-size // 8) * 8
+        if step < _HEAP.size or at + step > end:
+            raise ValueError("it has a heap of texts or pictures whose sizes are damaged")
+        at += step
 
 
 class _Patient(io.FileIO):

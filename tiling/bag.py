@@ -19,6 +19,7 @@ from tiling.codec import CODECS, MOST_SIDE_PX, check_side, decode_overview
 from tiling.errors import BagError
 from tiling.hdf5 import Group, create_hdf5, link, reading, vlen_bytes
 from tiling.names import is_plain
+from tiling.progress import short
 from tiling.resample import resize
 from tiling.settings import is_mpp
 
@@ -33,7 +34,9 @@ NO_TILES = 0  # the `px` of those who read a bag for its overview and the places
 _BAGS = "bags"  # the group of a merged file
 _MOST_PX = 2**31 - 1  # of a slide's side
 _MOST_BYTES = 2**63 - 1
+_MOST_PATH = 4096  # bytes, in Linux
 _ROUNDING = 1e-6
+_LONGEST = 400  # characters of what is wrong
 _NO_SETTINGS = {"features", "overviews", CHIPNET}  # that stand for other kinds of bags
 _ARRAYS = ("x0", "y0", "score", "tissue")
 
@@ -352,7 +355,9 @@ def open_hdf5(ref: BagRef, what: str, remedy: str) -> Iterator[Group]:
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, BagError):
             raise
-        raise BagError(f"{ref} is not a complete {what} ({' '.join(str(error).split())}); {remedy}") from error
+        raise BagError(
+            f"{ref} is not a complete {what} ({short(' '.join(str(error).split()), _LONGEST)}); {remedy}"
+        ) from error
 
 
 def _format_of(group: Group) -> str | None:
@@ -378,15 +383,15 @@ def _header(group: Group, ref: BagRef) -> BagHeader:
     tiles = group.dataset("tiles").rows
     if codec not in CODECS or not isinstance(spec, dict) or tiles == 0:
         raise BagError(
-            f"{ref} has tiles of codec {codec!r}, {tiles} of them, which this program cannot use; {ref.remedy}"
+            f"{ref} has tiles of codec {short(codec)!r}, {tiles} of them, which this program cannot use; {ref.remedy}"
         )
     _check_spec(spec)
     overview, mpp = group.dataset("overview"), group.number("mpp")
     if not (math.isnan(mpp) or is_mpp(mpp)):
-        raise ValueError(f"its mpp is {mpp}, which are no µm per pixel")
+        raise ValueError(f"its mpp is {mpp}, which is no number of µm per pixel")
     return BagHeader(
         slide_id=group.text("slide_id"),
-        slide_path=group.text("slide_path"),
+        slide_path=group.text("slide_path", _MOST_PATH),
         slide_bytes=group.whole("slide_bytes", 0, _MOST_BYTES),
         width_px=group.whole("width_px", 1, _MOST_PX),
         height_px=group.whole("height_px", 1, _MOST_PX),

@@ -10,8 +10,10 @@ from tiling.bag import SUFFIX, BagRef, bag_path, merged_ref, read_merged
 from tiling.errors import BagError, InputError
 from tiling.manifest import NOT_TILED, ManifestRow, checked, read_manifest
 from tiling.names import is_plain
+from tiling.progress import short
 
 NO_FILE = "there is no file of that name"
+_LONGEST = 200  # characters of a manifest that an error repeats
 _CLAM_FEATURES = "h5_files"
 
 
@@ -52,7 +54,9 @@ def open_bags(path: Path) -> Bags:
     try:
         manifest = {row["slide_id"]: checked(ManifestRow(**row, seconds=0.0)) for row in rows}
     except (KeyError, TypeError, ValueError) as error:
-        raise BagError(f"{str(path)!r} has a manifest that cannot be read ({error}); merge the bags again") from error
+        raise BagError(
+            f"{str(path)!r} has a manifest that cannot be read ({short(error, _LONGEST)}); merge the bags again"
+        ) from error
     return Bags(path, {name: ref_in(path, name) for name in names}, manifest)
 
 

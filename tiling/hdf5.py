@@ -52,12 +52,14 @@ class _Object:
         except KeyError as error:
             raise ValueError(f"{self.what or 'it'} has no attribute {name}") from error
         space, dtype = found.get_space(), found.dtype
-        size = space.get_simple_extent_npoints()
-        is_text = dtype.kind == "S" or h5py.check_string_dtype(dtype) is not None
-        fits = found.get_storage_size() <= _ATTRIBUTE_BYTES and (size == 1 or not dtype.hasobject)
-        if space.get_simple_extent_type() == h5py.h5s.NULL or not (is_text or _is_number(dtype)) or not fits:
+        shape, kind = (), space.get_simple_extent_type()
+        if kind == h5py.h5s.SIMPLE:
+            shape = space.shape
+        is_text = dtype.kind == "S" or (dtype.kind == "O" and not shape and h5py.check_string_dtype(dtype) is not None)
+        fits = math.prod(shape) * dtype.itemsize <= _ATTRIBUTE_BYTES
+        if kind == h5py.h5s.NULL or not (is_text or _is_number(dtype)) or not fits:
             raise ValueError(f"{self._its(name)} is no number and no short text")
-        out = np.zeros(space.shape, dtype)
+        out = np.zeros(shape, dtype)
         found.read(out)
         return out
 

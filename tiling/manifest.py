@@ -9,6 +9,7 @@ from tiling.cells import plain
 from tiling.errors import InputError
 from tiling.names import is_plain
 from tiling.output import write_table
+from tiling.progress import short
 from tiling.shards import WHOLE, Shard
 
 MANIFEST = "manifest.csv"
@@ -17,6 +18,7 @@ NOT_TILED = "it was never tiled; run `python -m tiling` again"
 _NAME = re.compile(r"manifest(?:-(\d+)-of-(\d+))?\.csv")
 
 
+_LONGEST = 200  # characters of a manifest that an error repeats
 STATUSES = ("done", "empty", "failed", "waiting")
 
 
@@ -114,4 +116,6 @@ def _read(path: Path) -> dict[str, ManifestRow]:
                 for row in csv.DictReader(file)
             }
     except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{str(path)!r} is no manifest of this program ({error}); delete it") from error
+        raise InputError(
+            f"{str(path)!r} is no manifest of this program ({short(error, _LONGEST)}); delete it"
+        ) from error

@@ -1,7 +1,7 @@
 """Files that somebody has tampered with, and what reading them leads to; `test_mutants.py` runs this in processes.
 
-`python -m tests.tiling.mutants KIND SEED FIRST COUNT FOLDER` makes mutants of a kind and reads each in every way there is.
-It prints `NUMBER` before a mutant is read, and what became of it behind: a crash leaves the number alone.
+`python -m tests.tiling.mutants KIND SEED FIRST COUNT FOLDER` makes mutants of a kind and reads each in every way
+there is. It prints `NUMBER` before a mutant is read, and what became of it behind: a crash leaves the number alone.
 """
 
 import io
@@ -27,7 +27,7 @@ from tiling.manifest import ManifestRow, read_manifest, write_manifest
 from tiling.sources import find_slides
 
 ROOM_BYTES = 256 << 20  # that reading a file of a few kilobytes may take
-TIME_LIMIT_S = 8
+TIME_LIMIT_S = 20
 MANIFEST = [{"slide_id": "bare", "path": "/x/bare.svs", "status": "empty", "tiles": 0, "error": "no tissue"}]
 Random = np.random.Generator
 
@@ -87,9 +87,10 @@ def nested(depth: int) -> str:
 
 VALUES: list[Any] = [
     np.nan, np.inf, -np.inf, -1, 0, 1, 7.5, 2**40, 2**63 - 1, np.uint64(2**64 - 1), 1e300, np.float16(1), np.True_,
-    np.complex64(1), "", "abc", "..", "../evil", "/etc/passwd", "jpeg", "raw", "gigabag", "gigabag-merged", "a\nb", "é" * 10,
-    "x" * 100_000, nested(50_000), "{}", "[]", "null", '{"size": "16"}', '{"size": 1e400}', '{"codec": []}', '{"size": 16}',
-    '{"features": 3}', '[{"slide_id": ".."}]', '[{"slide_id": 1, "path": 2, "status": 3, "tiles": "x", "error": []}]',
+    np.complex64(1), "", "abc", "..", "../evil", "/etc/passwd", "jpeg", "raw", "gigabag", "gigabag-merged", "a\nb",
+    "é" * 10, "x" * 100_000, nested(50_000), "{}", "[]", "null", '{"size": "16"}', '{"size": 1e400}', '{"codec": []}',
+    '{"size": 16}', '{"features": 3}', '[{"slide_id": ".."}]',
+    '[{"slide_id": 1, "path": 2, "status": 3, "tiles": "x", "error": []}]',
     "9" * 5000, b"bytes", b"\xff\xfe", np.bytes_(b"a\0b"), [1, 2, 3], [], [["a"]], ["a", "b"], np.zeros((3, 3)),
     np.array([b"a"]), h5py.Empty("f8"), h5py.Empty("S3"), np.zeros((), [("a", "i4"), ("b", "f8")]), np.void(b"\0\1"),
     np.datetime64("2020-01-01").astype("i8"), np.longdouble(1), np.zeros(0), np.zeros((0, 3)), np.full(3, np.nan),
@@ -229,8 +230,10 @@ def change_bytes(path: Path, random: Random) -> None:
     path.write_bytes(data)
 
 
-CELLS = ["", "..", "a/b", "a\0b", "=1+1", "'=1", "x" * 200_000, "-1", "nan", "1e999", "9" * 5000, '"', '"""', "\r", "\n", ",,,,",
-         "\ufeff", "é", "done", "2", "/dev/zero", "slide_id", "\ud800"]  # fmt: skip
+CELLS = [
+    "", "..", "a/b", "a\0b", "=1+1", "'=1", "x" * 200_000, "-1", "nan", "1e999", "9" * 5000, '"', '"""', "\r", "\n",
+    ",,,,", "\ufeff", "é", "done", "2", "/dev/zero", "slide_id", "\ud800",
+]  # fmt: skip
 
 
 def change_table(path: Path, random: Random) -> None:
@@ -314,7 +317,7 @@ def outcome(read: Callable[[Path], object], path: Path) -> str:
     except TilingError as error:
         sentence = str(error)
         return "refused" if sentence and "\n" not in sentence and len(sentence) < 2000 else f"wordy: {sentence[:300]!r}"
-    except Exception as error:  # which is what is looked for
+    except Exception as error:  # noqa: BLE001  # which is what is looked for
         import traceback
 
         frames = [f"{Path(each.filename).name}:{each.lineno}" for each in traceback.extract_tb(error.__traceback__)]
@@ -331,6 +334,12 @@ def make(kind: str, seed: int, number: int, folder: Path) -> Path:
     return path
 
 
+def say(what: str) -> None:
+    """Write at once: the next moment may be the last."""
+    sys.stdout.write(what)
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Make and read mutants."""
     kind, seed, first, count, folder = sys.argv[1], *map(int, sys.argv[2:5]), Path(sys.argv[5])
@@ -340,10 +349,10 @@ def main() -> None:
     bytes_now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     for number in range(first, first + count):
         path = make(kind, seed, number, folder)
-        print(number, end=" ", flush=True)
+        say(f"{number} ")
         resource.setrlimit(resource.RLIMIT_AS, (bytes_now + ROOM_BYTES, resource.RLIM_INFINITY))
         signal.alarm(TIME_LIMIT_S)
-        print(outcome(KINDS[kind][2], path), flush=True)
+        say(f"{outcome(KINDS[kind][2], path)}\n")
         signal.alarm(0)
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         path.unlink(missing_ok=True)

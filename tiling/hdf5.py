@@ -245,8 +245,11 @@ def reading(path: Path) -> Iterator[Group]:
     """
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
         raise ValueError("it is no file")
-    with _Guarded(path) as raw, h5py.File(raw, "r") as file:
-        yield Group(file.id, "", raw.fileno(), os.fstat(raw.fileno()).st_size)
+    try:
+        with _Guarded(path) as raw, h5py.File(raw, "r") as file:
+            yield Group(file.id, "", raw.fileno(), os.fstat(raw.fileno()).st_size)
+    except OverflowError as error:
+        raise ValueError("it refers to a place beyond the end of any file") from error
 
 
 class _Guarded(io.FileIO):

@@ -357,7 +357,7 @@ class TestOfStrangers:
             ("mpp", "abc", "its mpp is no number"),
             ("mpp", np.inf, "its mpp is inf, which is no number of µm per pixel"),
             ("mpp", -1.0, "its mpp is -1.0, which is no number of µm per pixel"),
-            ("slide_path", "x" * 10**6, "its slide_path is a text of 1000000 bytes, of 65536 at most"),
+            ("slide_path", "x" * 10**6, "its slide_path is a text of 1000000 bytes, of 4096 at most"),
             ("slide_path", np.bytes_(b"a\0b"), "its slide_path has a zero in its text"),
             ("vendor", 3, "its vendor is no text"),
             ("spec", "[" * 50_000, "is not a complete bag ("),
@@ -386,7 +386,7 @@ class TestOfStrangers:
         said = spoilt(tmp_path / "a.h5", lambda file: file[where].attrs.create(name, value))
         assert f"the {name} of its {where} is {value}, expected a" in said
 
-    @pytest.mark.parametrize("name", ["..", ".", "../evil", "a/b"])
+    @pytest.mark.parametrize("name", ["..", "../evil", "a/b"])
     def test_name_in_a_merged_file(self, tmp_path: Path, name: str) -> None:
         """h5py makes no such links, but files have them."""
         write_merged(tmp_path / "all.h5", [("Q" * len(name), make_bag())], [])

@@ -164,6 +164,16 @@ def test_heap_in_which_hdf5_would_search_for_ever(tmp_path: Path, which: str, da
         file.dataset("x").blobs()
 
 
+def test_place_beyond_the_end_of_any_file(tmp_path: Path) -> None:
+    """HDF5 asks for the byte that a damaged superblock leads to, of which Python's files know none."""
+    path = written(tmp_path / "a.h5", x=NUMBERS)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<Q", data, 24, 2**63)  # the address of the file's first byte
+    path.write_bytes(data)
+    with pytest.raises((ValueError, OSError)), reading(path):
+        pass
+
+
 class TestAttributes:
     def test_what_they_say(self, tmp_path: Path) -> None:
         with h5py.File(tmp_path / "a.h5", "w") as file:

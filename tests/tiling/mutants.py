@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tiling.manifest import ManifestRow, read_manifest, write_manifest
 from tiling.sources import find_slides
 
 ROOM_BYTES = 256 << 20  # that reading a file of a few kilobytes may take
-TIME_LIMIT_S = 20
+TIME_LIMIT_S = 20  # of the processor
 MANIFEST = [{"slide_id": "bare", "path": "/x/bare.svs", "status": "empty", "tiles": 0, "error": "no tissue"}]
 Random = np.random.Generator
 
@@ -98,6 +99,7 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
+@cache
 def pictures() -> list[bytes]:
     """Pictures that claim what they are not, and what is none."""
     import struct
@@ -178,7 +180,7 @@ def replace_object(file: h5py.File, random: Random, where: str) -> None:
         for index in range(count):
             dataset[index] = np.frombuffer(choice[random.integers(len(choice))], np.uint8)
     elif kind == 9:
-        file.create_dataset(where, data=np.zeros(10**7, np.uint8), compression="gzip", chunks=(10**7,))
+        file.create_dataset(where, data=np.zeros(10**6, np.uint8), compression="gzip", chunks=(10**6,))
     else:
         put(lambda value: file.create_dataset(where, data=value), random)
     if where in file and kind not in (1, 2):
@@ -351,9 +353,9 @@ def main() -> None:
         path = make(kind, seed, number, folder)
         say(f"{number} ")
         resource.setrlimit(resource.RLIMIT_AS, (bytes_now + ROOM_BYTES, resource.RLIM_INFINITY))
-        signal.alarm(TIME_LIMIT_S)
+        signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT_S)  # which ends the process
         say(f"{outcome(KINDS[kind][2], path)}\n")
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         path.unlink(missing_ok=True)
 

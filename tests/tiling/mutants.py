@@ -29,6 +29,7 @@ from tiling.sources import find_slides
 
 ROOM_BYTES = 256 << 20  # that reading a file of a few kilobytes may take
 TIME_LIMIT_S = 20  # of the processor
+ORIGINALS = 12  # of a kind
 MANIFEST = [{"slide_id": "bare", "path": "/x/bare.svs", "status": "empty", "tiles": 0, "error": "no tissue"}]
 Random = np.random.Generator
 
@@ -327,12 +328,19 @@ def outcome(read: Callable[[Path], object], path: Path) -> str:
     return "read"
 
 
+@cache
+def original(kind: str, number: int, folder: Path) -> tuple[Path, bytes]:
+    """A file as it should be, and where it was written; each is made once, for that waits for the disk."""
+    path = KINDS[kind][0](folder, np.random.default_rng(number))
+    return path, path.read_bytes()
+
+
 def make(kind: str, seed: int, number: int, folder: Path) -> Path:
     """The mutant of that number."""
-    write, change, _ = KINDS[kind]
     random = np.random.default_rng([seed, number])
-    path = write(folder, random)
-    change(path, random)
+    path, data = original(kind, int(random.integers(ORIGINALS)), folder)
+    path.write_bytes(data)
+    KINDS[kind][1](path, random)
     return path
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tiling.bag import NO_TILES, Bag, BagRef, read_bag, small_serves
+from tiling.bag import NO_TILES, Bag, BagRef, read_bag
 from tiling.features import read_features
 from tiling.pixels import square_1CHW, tiles_NCHW
 
@@ -81,9 +81,9 @@ class JpegReader:
     def __call__(self, bag: BagRef | Path) -> Jpegs | Tensor:
         """The tiles, best first; raises BagError where the bag is damaged."""
         read = read_bag(bag, self.px)
-        pictures = read.small if small_serves(read.header, self.px) else read.tiles
-        if read.header.codec != JPEG or pictures is None:
+        if read.header.codec != JPEG:
             return bag_tensor(read, self.px)
+        pictures = tuple(read.encoded(index, self.px) for index in range(len(read)))
         return Jpegs(read.header.slide_id, pictures, self.px)
 
 

@@ -16,13 +16,13 @@ MODULES = {
 } | {name: ROOT / f"{name}.py" for name in ("train", "infer")}
 ONLY_IMPORTED_BY = {
     "openslide": {"tiling.slide"}, "pyvips": {"tiling.slide"}, "tifffile": {"tiling.tiff"},
-    "h5py": {"tiling.bag"}, "timm": {"mil.backbone", "mil.weights", "mil.optim", "mil.schedule"},
+    "h5py": {"tiling.hdf5"}, "timm": {"mil.backbone", "mil.weights", "mil.optim", "mil.schedule"},
     "wandb": {"mil.trackers"}, "mlflow": {"mil.trackers"}, "tensorboard": {"mil.trackers"},
     "contourpy": {"mil.shapes"}, "pyarrow": {"mil.parquet"}, "lightning_fabric": {"mil.launch", "mil.launcher"},
     "jinja2": {"mil.markup"}, "markupsafe": {"mil.markup"},
     "dask": {"tiling.cluster"}, "dask_jobqueue": {"tiling.cluster"}, "distributed": {"tiling.cluster"},
 }  # fmt: skip
-LEAVES = {f"tiling.{name}" for name in "cells codec rank resample sketch tiff tissue".split()} | {
+LEAVES = {f"tiling.{name}" for name in "cells codec names rank resample sketch tiff tissue".split()} | {
     f"mil.{name}"
     for name in (
         "alexnet arrangement averaging chunks colours depth head layout luminosity metrics overlay pooling room task "

@@ -1,27 +1,27 @@
 """The bag: the chosen tiles of one slide in HDF5, in a file of its own or as a group of a merged file.
 
-`docs/format.md` describes both for other programs. This is the only module that imports h5py; others open
-their files through `open_hdf5` and `create_hdf5`. Files are written under another name in the same folder and moved
-into place, so a file that has the name of a bag is complete.
+`docs/format.md` describes both for other programs. Files are written under another name in the same folder and moved
+into place, so a file that has the name of a bag is complete. What is read is checked, for it may be of anybody.
 """
 
-import io
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
-from tiling.codec import CODECS, decode_overview
+from tiling.codec import CODECS, MOST_SIDE_PX, check_side, decode_overview
 from tiling.errors import BagError
-from tiling.output import replacing
+from tiling.hdf5 import Group, create_hdf5, link, reading, vlen_bytes
+from tiling.names import is_plain
+from tiling.progress import short
 from tiling.resample import resize
+from tiling.settings import is_mpp
 
 FORMAT = "gigabag"
 MERGED_FORMAT = "gigabag-merged"
@@ -31,6 +31,13 @@ CHIPNET = "chipnet"  # the setting that says whose tiles they are
 
 NO_TILES = 0  # the `px` of those who read a bag for its overview and the places of its tiles alone
 
+_BAGS = "bags"  # the group of a merged file
+_MOST_PX = 2**31 - 1  # of a slide's side
+_MOST_BYTES = 2**63 - 1
+_MOST_PATH = 4096  # bytes, in Linux
+_ROUNDING = 1e-6
+_LONGEST = 400  # characters of what is wrong
+_NO_SETTINGS = {"features", "overviews", CHIPNET}  # that stand for other kinds of bags
 _ARRAYS = ("x0", "y0", "score", "tissue")
 
 
@@ -131,15 +138,30 @@ class Bag:
 
         It comes from the small copy where that is large enough, and from the tile itself elsewhere.
         """
-        pictures = self.small if small_serves(self.header, px) else self.tiles
+        data = self.encoded(index, px)
+        try:
+            rgb = CODECS[self.header.codec].decode(data, px or 0)
+        except (ValueError, OSError) as error:
+            raise self._undecodable(index, error) from error
+        return rgb if px is None or rgb.shape[:2] == (px, px) else resize(rgb, (px, px))
+
+    def encoded(self, index: int, px: int | None = None) -> bytes:
+        """The picture that a tile of `px` is made from; BagError if it is not of the size that the bag says."""
+        small = small_serves(self.header, px)
+        pictures = self.small if small else self.tiles
         assert pictures is not None, "the bag was read for smaller tiles"
         try:
-            rgb = CODECS[self.header.codec].decode(pictures[index], px or 0)
-        except (ValueError, OSError) as error:
-            raise BagError(
-                f"tile {index} of bag {self.header.slide_id!r} cannot be decoded ({error}); tile the slide again"
-            ) from error
-        return rgb if px is None or rgb.shape[:2] == (px, px) else resize(rgb, (px, px))
+            check_side(
+                self.header.codec, pictures[index], self.header.train_px if small else self.header.spec.get("size")
+            )
+        except ValueError as error:
+            raise self._undecodable(index, error) from error
+        return pictures[index]
+
+    def _undecodable(self, index: int, error: Exception) -> BagError:
+        return BagError(
+            f"tile {index} of bag {self.header.slide_id!r} cannot be decoded ({error}); tile the slide again"
+        )
 
     def overview_rgb(self) -> np.ndarray:
         """RGB uint8 (H, W, 3) of the whole slide; BagError if it cannot be decoded."""
@@ -190,7 +212,7 @@ def write_merged(path: Path, bags: Iterable[tuple[str, Bag]], manifest: list[dic
         file["manifest"] = json.dumps(manifest)
         group = file.create_group("bags")
         for name, bag in bags:
-            _write(group.create_group(_link(name)), bag)
+            _write(group.create_group(link(name)), bag)
             check()
 
 
@@ -198,16 +220,20 @@ def read_merged(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """Names of the bags in a merged file, and its manifest's rows; raises BagError where it is none."""
     ref = BagRef(path)
     with open_hdf5(ref, "merged file", "merge the bags again") as file:
-        if file.attrs.get("format") == FORMAT:
+        if _format_of(file) == FORMAT:
             raise BagError(f"{ref} is one bag; give its folder, or a file that `python -m tiling.merge` wrote")
         _check_format(file, ref, MERGED_FORMAT, "merge the bags again")
-        rows = json.loads(file["manifest"][()])
-        return sorted(map(os.fsdecode, file["bags"])), [dict(row) for row in rows]
+        rows, names = json.loads(file.dataset("manifest").blobs()[0]), file.group(_BAGS).names()
+        if strange := [name for name in names if not is_plain(name)]:
+            raise ValueError(f"it has a bag of the name {strange[0]!r}, which cannot be the name of a file")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError("its manifest is no list of rows")
+        return names, rows
 
 
 def merged_ref(path: Path, name: str) -> BagRef:
     """Where the bag of that name is in a merged file."""
-    return BagRef(path, f"/bags/{name}")
+    return BagRef(path, f"/{_BAGS}/{name}")
 
 
 def read_header(bag: BagRef | Path) -> BagHeader:
@@ -224,57 +250,20 @@ def read_bag(bag: BagRef | Path, px: int | None = None) -> Bag:
     """
     with _open_bag(bag) as (group, ref):
         header = _header(group, ref)
-        arrays = {name: group[name][...] for name in _ARRAYS}
-        tiles = None if px == NO_TILES or small_serves(header, px) else _pictures(group["tiles"])
-        small = None if px == NO_TILES or header.train_px is None else _pictures(group["small"])
+        arrays = {name: _column(group, name) for name in _ARRAYS}
+        side = header.spec.get("size")
+        tiles = None if px == NO_TILES or small_serves(header, px) else _pictures(group, "tiles", header, side)
+        small = (
+            None if px == NO_TILES or header.train_px is None else _pictures(group, "small", header, header.train_px)
+        )
         lengths = {len(array) for array in (*arrays.values(), tiles, small) if array is not None}
         if lengths != {header.tiles}:
             raise BagError(f"{ref} has arrays of different lengths; {ref.remedy}")
-        return Bag(header, tiles, **arrays, overview=group["overview"][...].tobytes(), small=small)
+        _check_places(header, **arrays)
+        return Bag(header, tiles, **arrays, overview=_overview(group), small=small)
 
 
-class _Patient(io.FileIO):
-    """A file that keeps the error of a write to itself: told of a full disk, HDF5 may crash the process."""
-
-    error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        try:
-            done = 0
-            while done < len(view):
-                done += super().write(view[done:]) or 0
-        except OSError as error:
-            self.error = self.error or error
-        return len(view)
-
-
-@contextmanager
-def create_hdf5(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
-    """A new file that takes its place when it is complete, and a check to call now and then, which ends the writing.
-
-    Both the check and the end of the block raise OSError where the disk is full.
-    """
-    with replacing(path) as temporary, _Patient(temporary, "w+") as raw:
-
-        def check() -> None:
-            if raw.error is not None:
-                raise OSError(raw.error.errno, raw.error.strerror, str(path)) from raw.error
-
-        try:
-            with h5py.File(raw, "w") as file:
-                yield file, check
-        finally:
-            check()  # rather than what HDF5 says when it does not find what it wrote
-
-
-def _link(name: str) -> str | bytes:
-    """A name as h5py takes it: one that came from a file whose name is not UTF-8 goes as its bytes."""
-    data = os.fsencode(name)
-    return data if name != data.decode("utf-8", "replace") else name
-
-
-def _write(group: h5py.Group, bag: Bag) -> None:
+def _write(group: Any, bag: Bag) -> None:
     assert bag.tiles is not None, "the bag was read without its tiles"
     header = bag.header
     group.attrs.update(
@@ -296,7 +285,7 @@ def _write(group: h5py.Group, bag: Bag) -> None:
     overview.attrs["seen"] = header.overview_seen
 
 
-def _write_pictures(group: h5py.Group, name: str, codec: str, pictures: tuple[bytes, ...]) -> h5py.Dataset:
+def _write_pictures(group: Any, name: str, codec: str, pictures: tuple[bytes, ...]) -> Any:
     """A dataset of encoded pictures; raw ones are its pixels, a picture a chunk."""
     if codec == "raw" and pictures:
         first = CODECS[codec].decode(pictures[0], 0)
@@ -304,84 +293,136 @@ def _write_pictures(group: h5py.Group, name: str, codec: str, pictures: tuple[by
         for index, data in enumerate(pictures):
             dataset[index] = CODECS[codec].decode(data, 0)
         return dataset
-    dataset = group.create_dataset(name, (len(pictures),), h5py.vlen_dtype(np.uint8))
+    dataset = group.create_dataset(name, (len(pictures),), vlen_bytes)
     for index, data in enumerate(pictures):
         dataset[index] = np.frombuffer(data, np.uint8)
     return dataset
 
 
-def _pictures(dataset: h5py.Dataset) -> tuple[bytes, ...]:
-    return tuple(data.tobytes() for data in dataset[...])
+def _pictures(group: Group, name: str, header: BagHeader, side: int | None) -> tuple[bytes, ...]:
+    """The encoded pictures of a dataset; raw ones are squares of that side, if it is told."""
+    dataset = group.dataset(name)
+    if header.codec != "raw":
+        return dataset.blobs()
+    square = list(dataset.shape[1:])
+    if dataset.dtype != np.uint8 or len(square) != 3 or square != [side or square[0]] * 2 + [3]:
+        raise ValueError(f"its {name} have the shape {dataset.shape} and type {dataset.dtype}, which are no tiles")
+    return tuple(pixels.tobytes() for pixels in dataset.read())
+
+
+def _column(group: Group, name: str) -> np.ndarray:
+    """Int64 or float64 (N,)."""
+    dataset, kinds = group.dataset(name), "i" if name in ("x0", "y0") else "f"
+    if dataset.dtype.kind not in kinds or len(dataset.shape) != 1:
+        raise ValueError(f"its {name} has the shape {dataset.shape} and type {dataset.dtype}, expected a number a tile")
+    return dataset.read().astype(np.int64 if kinds == "i" else np.float64, copy=False)
+
+
+def _check_places(header: BagHeader, x0: np.ndarray, y0: np.ndarray, score: np.ndarray, tissue: np.ndarray) -> None:
+    """Raise ValueError where tiles lie far from the slide, or what is said of them are no numbers."""
+    far = max(header.width_px, header.height_px, header.side0_px)
+    if min(x0.min(), y0.min()) < -far or max(x0.max(), y0.max()) > 2 * far:
+        raise ValueError(f"it has tiles far outside its slide of {header.width_px} × {header.height_px} px")
+    if not (np.isfinite(score).all() and tissue.min() >= -_ROUNDING and tissue.max() <= 1 + _ROUNDING):
+        raise ValueError("it has scores that are no finite numbers, or shares of tissue that are not from 0 to 1")
+
+
+def _overview(group: Group) -> bytes:
+    dataset = group.dataset("overview")
+    if dataset.dtype != np.uint8 or len(dataset.shape) != 1:
+        raise ValueError(f"its overview has the shape {dataset.shape} and type {dataset.dtype}, which is no JPEG")
+    return dataset.read().tobytes()
 
 
 @contextmanager
-def _open_bag(bag: BagRef | Path) -> Iterator[tuple[h5py.Group, BagRef]]:
+def _open_bag(bag: BagRef | Path) -> Iterator[tuple[Group, BagRef]]:
     ref = BagRef(bag) if isinstance(bag, Path) else bag
     with open_hdf5(ref, "bag", ref.remedy) as file:
-        yield file[_link(ref.group)], ref
+        yield file.group(_BAGS).group(ref.group.removeprefix(f"/{_BAGS}/")) if ref.group != "/" else file, ref
 
 
 @contextmanager
-def open_hdf5(ref: BagRef, what: str, remedy: str) -> Iterator[h5py.File]:
-    """The file at `ref`, open for reading; what HDF5 says of a damaged one becomes a BagError that names the remedy.
+def open_hdf5(ref: BagRef, what: str, remedy: str) -> Iterator[Group]:
+    """The file at `ref`, open for reading; what is wrong with a damaged one becomes a BagError that names the remedy.
 
-    It is opened for each use: nothing has to be shared between processes or kept by them.
+    See `tiling.hdf5.reading`.
     """
     try:
-        with h5py.File(ref.path, "r", locking=False) as file:
+        with reading(ref.path) as file:
             yield file
     except FileNotFoundError as error:
         raise BagError(f"no such {what}: {str(ref.path)!r}; check the path, or make it first") from error
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, BagError):
             raise
-        raise BagError(f"{ref} is not a complete {what} ({error}); {remedy}") from error
+        raise BagError(
+            f"{ref} is not a complete {what} ({short(' '.join(str(error).split()), _LONGEST)}); {remedy}"
+        ) from error
 
 
-def _check_format(group: h5py.Group, ref: BagRef, wanted: str, remedy: str) -> None:
-    if group.attrs.get("format") != wanted:
+def _format_of(group: Group) -> str | None:
+    return group.text("format") if group.has("format") else None
+
+
+def _check_format(group: Group, ref: BagRef, wanted: str, remedy: str) -> None:
+    if _format_of(group) != wanted:
         raise BagError(
             f"{ref} is an HDF5 file but no bag; give the folder that `python -m tiling` wrote, or a file of "
             "`python -m tiling.merge`"
         )
-    if group.attrs["format_version"] != FORMAT_VERSION:
+    if (version := group.number("format_version")) != FORMAT_VERSION:
         raise BagError(
-            f"{ref} has bag format {group.attrs['format_version']}, this program reads {FORMAT_VERSION}; "
+            f"{ref} has bag format {version}, this program reads {FORMAT_VERSION}; "
             f"{remedy} or use the version that wrote it"
         )
 
 
-def _header(group: h5py.Group, ref: BagRef) -> BagHeader:
+def _header(group: Group, ref: BagRef) -> BagHeader:
     _check_format(group, ref, FORMAT, ref.remedy)
-    attrs, tiles = group.attrs, group["tiles"]
-    mpp, codec, spec = float(attrs["mpp"]), str(attrs["codec"]), json.loads(attrs["spec"])
-    if codec not in CODECS or not isinstance(spec, dict) or len(tiles) == 0:
+    codec, spec = group.text("codec"), json.loads(group.text("spec"))
+    tiles = group.dataset("tiles").rows
+    if codec not in CODECS or not isinstance(spec, dict) or tiles == 0:
         raise BagError(
-            f"{ref} has tiles of codec {codec!r}, {len(tiles)} of them, which this program cannot use; {ref.remedy}"
+            f"{ref} has tiles of codec {short(codec)!r}, {tiles} of them, which this program cannot use; {ref.remedy}"
         )
+    _check_spec(spec)
+    overview, mpp = group.dataset("overview"), group.number("mpp")
+    if not (math.isnan(mpp) or is_mpp(mpp)):
+        raise ValueError(f"its mpp is {mpp}, which is no number of µm per pixel")
     return BagHeader(
-        slide_id=str(attrs["slide_id"]),
-        slide_path=str(attrs["slide_path"]),
-        slide_bytes=int(attrs["slide_bytes"]),
-        width_px=int(attrs["width_px"]),
-        height_px=int(attrs["height_px"]),
-        mpp=None if np.isnan(mpp) else mpp,
-        mpp_from=str(attrs["mpp_from"]),
-        vendor=str(attrs["vendor"]),
+        slide_id=group.text("slide_id"),
+        slide_path=group.text("slide_path", _MOST_PATH),
+        slide_bytes=group.whole("slide_bytes", 0, _MOST_BYTES),
+        width_px=group.whole("width_px", 1, _MOST_PX),
+        height_px=group.whole("height_px", 1, _MOST_PX),
+        mpp=None if math.isnan(mpp) else mpp,
+        mpp_from=group.text("mpp_from"),
+        vendor=group.text("vendor"),
         spec=spec,
         codec=codec,
-        tiles=len(tiles),
-        side0_px=int(attrs["side0_px"]),
-        overview_downsample=float(group["overview"].attrs["downsample"]),
-        overview_seen=float(group["overview"].attrs["seen"]),
-        train_px=int(group["small"].attrs["px"]) if "small" in group else None,
-        picked=_picked(attrs),
-        software=str(attrs["software"]),
+        tiles=tiles,
+        side0_px=group.whole("side0_px", 1, _MOST_PX),
+        overview_downsample=overview.within("downsample", _ROUNDING, _MOST_PX),
+        overview_seen=overview.within("seen", 0, 1),
+        train_px=group.dataset("small").whole("px", 1, MOST_SIDE_PX) if "small" in group else None,
+        picked=_picked(group),
+        software=group.text("software"),
     )
 
 
-def _picked(attrs: Any) -> Picked | None:
-    if "picked_run" not in attrs:
+def _check_spec(spec: dict[str, Any]) -> None:
+    """Raise ValueError where settings are no plain values, or of a kind that no bag of tiles has."""
+    for name, value in spec.items():
+        if name in _NO_SETTINGS or not isinstance(value, str | int | float | None):
+            raise ValueError(f"its spec has the setting {name!r}, which bags of tiles do not have so")
+    for name, most in (("size", MOST_SIDE_PX), ("instances", _MOST_PX)):
+        value = spec.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ValueError(f"its spec has the {name} {value!r}, expected a whole number from 1 to {most}")
+
+
+def _picked(group: Group) -> Picked | None:
+    if not group.has("picked_run"):
         return None
-    run, folds, by = (str(attrs[f"picked_{name}"]) for name in ("run", "folds", "by"))
-    return Picked(run, folds, float(attrs["picked_peakedness"]), by)
+    run, folds, by = (group.text(f"picked_{name}") for name in ("run", "folds", "by"))
+    return Picked(run, folds, group.within("picked_peakedness", -_ROUNDING, 1 + _ROUNDING), by)

@@ -8,9 +8,12 @@ from typing import NamedTuple
 
 from tiling.bag import SUFFIX, BagRef, bag_path, merged_ref, read_merged
 from tiling.errors import BagError, InputError
-from tiling.manifest import NOT_TILED, ManifestRow, read_manifest
+from tiling.manifest import NOT_TILED, ManifestRow, checked, read_manifest
+from tiling.names import is_plain
+from tiling.progress import short
 
 NO_FILE = "there is no file of that name"
+_LONGEST = 200  # characters of a manifest that an error repeats
 _CLAM_FEATURES = "h5_files"
 
 
@@ -49,9 +52,11 @@ def open_bags(path: Path) -> Bags:
         )
     names, rows = read_merged(path)
     try:
-        manifest = {row["slide_id"]: ManifestRow(**row, seconds=0.0) for row in rows}
-    except (KeyError, TypeError) as error:
-        raise BagError(f"{str(path)!r} has a manifest that cannot be read ({error}); merge the bags again") from error
+        manifest = {row["slide_id"]: checked(ManifestRow(**row, seconds=0.0)) for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BagError(
+            f"{str(path)!r} has a manifest that cannot be read ({short(error, _LONGEST)}); merge the bags again"
+        ) from error
     return Bags(path, {name: ref_in(path, name) for name in names}, manifest)
 
 
@@ -61,7 +66,8 @@ def ref_in(path: Path, name: str) -> BagRef:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(each.name.removesuffix(SUFFIX) for each in folder.glob(f"*{SUFFIX}"))
+    names = (each.name.removesuffix(SUFFIX) for each in folder.glob(f"*{SUFFIX}"))
+    return sorted(name for name in names if is_plain(name))
 
 
 def portable(manifest: dict[str, ManifestRow]) -> list[dict[str, object]]:

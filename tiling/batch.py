@@ -168,7 +168,7 @@ def _same_mpp(slide: SlideRef, header: BagHeader) -> bool:
 
 
 def _size_of(path: Path) -> int | None:
-    """Bytes of a file, None where it is gone (its bag is still good)."""
+    """Bytes of a file, None where it is gone (its bag is still good), or its name is none that a file can have."""
     try:
         return path.stat().st_size
     except OSError:
@@ -222,7 +222,7 @@ def _waiting(slide: SlideRef) -> ManifestRow:
 
 def _failed(slide: SlideRef, error: Exception) -> ManifestRow:
     text = describe(slide, error)
-    if isinstance(error, OSError) and not slide.path.exists():  # decoders have other words for it
+    if isinstance(error, OSError) and _size_of(slide.path) is None:  # decoders have other words for it
         text = f"no such file (any more): {str(slide.path)!r}; put it back, or correct its path, and run the same again"
     return ManifestRow(slide.slide_id, str(slide.path), "failed", 0, 0.0, text)
 

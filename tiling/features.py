@@ -8,12 +8,13 @@ the upper left corners in level-0 pixels; TRIDENT adds attributes to both. STAMP
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
-from tiling.bag import FORMAT, MERGED_FORMAT, SUFFIX, BagRef, create_hdf5, open_hdf5
+from tiling.bag import FORMAT, MERGED_FORMAT, SUFFIX, BagRef, open_hdf5
 from tiling.errors import BagError
+from tiling.hdf5 import Dataset, Group, create_hdf5
 
 FEATURES = "features"  # the setting of a spec that says how many an instance has, and that there are any
 _NAMES = ("features", "feats")  # the latter is STAMP's
@@ -22,7 +23,9 @@ _SCALE = ("patch_size", "target_magnification")  # TRIDENT: pixels, and the obje
 _SCALE_UM = ("tile_size_um", "tile_size_px")  # STAMP
 _REMEDY = "delete it and extract the features of its slide again"
 _ATTRIBUTES = (*_ENCODERS, *_SCALE, *_SCALE_UM, "savetodir", "patch_size_level0", "downsample")
-_MOST_PACKED = 1100  # Deflate packs at most 1 : 1032.
+_MOST_SCALE = 1e9
+_MOST_COORDINATE = 2.0**40  # level-0 pixels; what is larger is no place on a slide
+_MOST_TEXT = 1000  # characters of an encoder's name
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class FeatureBag:
 def is_features(ref: BagRef) -> bool:
     """Whether the HDF5 file at `ref` holds features and is no bag of ours; BagError where it cannot be opened."""
     with open_hdf5(ref, "HDF5 file", "delete it and make it again") as file:
-        return file.attrs.get("format") not in (FORMAT, MERGED_FORMAT) and _name(file) is not None
+        return not _is_ours(file) and _name(file) is not None
 
 
 def read_feature_header(ref: BagRef) -> FeatureHeader:
@@ -103,27 +106,31 @@ def write_features(
             (features if name == "encoder" else coords).attrs[name] = value
 
 
-def _name(file: Any) -> str | None:
+def _is_ours(file: Group) -> bool:
+    return _said(file, "format") in (FORMAT, MERGED_FORMAT)
+
+
+def _name(file: Group) -> str | None:
     return next((name for name in _NAMES if name in file), None)
 
 
-def _header(file: Any, ref: BagRef) -> FeatureHeader:
+def _header(file: Group, ref: BagRef) -> FeatureHeader:
     instances, channels = _shape(_features(file, ref))
     spec = {FEATURES: channels, **_spec(_attributes(file))}
     return FeatureHeader(ref.path.name.removesuffix(SUFFIX), instances, channels, spec)
 
 
-def _features(file: Any, ref: BagRef) -> Any:
+def _features(file: Group, ref: BagRef) -> Dataset:
     """The dataset of the features, of a shape and type that can be used, all there."""
     name = _name(file)
-    if file.attrs.get("format") in (FORMAT, MERGED_FORMAT) or name is None:
+    if _is_ours(file) or name is None:
         raise BagError(
             f"{ref} is an HDF5 file without features; give the folder of the files that CLAM (h5_files), TRIDENT "
             "(features_…) or STAMP wrote, not that of the coordinates"
         )
-    dataset = file[name]
-    shape = getattr(dataset, "shape", None)
-    if shape is None or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1):
+    dataset = file.dataset(name)
+    shape = dataset.shape
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1):
         raise BagError(
             f"{ref} has {name} of the shape {shape}, expected (instances, channels), a vector for every tile; "
             "extract the features of tiles, not of the slide"
@@ -132,65 +139,63 @@ def _features(file: Any, ref: BagRef) -> Any:
         raise BagError(f"{ref} has no instances: its {name} have the shape {shape}; leave this slide out")
     if dataset.dtype.kind not in "fiu":
         raise BagError(f"{ref} has {name} of the type {dataset.dtype}, expected float16 or float32; {_REMEDY}")
-    _check_all_there(dataset, name, ref)
+    _check_all_there(dataset, ref)
     return dataset
 
 
-def _check_all_there(dataset: Any, name: str, ref: BagRef) -> None:
-    """BagError where less is stored than the shape says: HDF5 would give zeros, terabytes of them if asked for."""
-    expected, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
-    packed = dataset.id.get_create_plist().get_nfilters() > 0
-    if stored * (_MOST_PACKED if packed else 1) < expected:
-        raise BagError(
-            f"{ref} is incomplete: its {name} of the shape {dataset.shape} take {expected} bytes, and {stored} are "
-            f"there; {_REMEDY}"
-        )
+def _check_all_there(dataset: Dataset, ref: BagRef) -> None:
+    try:
+        dataset.check()
+    except ValueError as error:
+        raise BagError(f"{ref} is incomplete: {error}; {_REMEDY}") from error
 
 
-def _shape(dataset: Any) -> tuple[int, int]:
+def _shape(dataset: Dataset) -> tuple[int, int]:
     instances, channels = dataset.shape[-2:]
     return int(instances), int(channels)
 
 
-def _values(dataset: Any) -> np.ndarray:
+def _values(dataset: Dataset) -> np.ndarray:
     """Float32 (N, C); what float32 cannot hold becomes infinite."""
     with np.errstate(over="ignore"):
-        return dataset[...].astype(np.float32).reshape(_shape(dataset))
+        return dataset.read().astype(np.float32).reshape(_shape(dataset))
 
 
-def _coords(file: Any, ref: BagRef, instances: int) -> np.ndarray | None:
+def _coords(file: Group, ref: BagRef, instances: int) -> np.ndarray | None:
     """Int64 (N, 2) of level-0 pixels. Those of STAMP are µm, or pixels of its own, and a file does not hold the mpp."""
-    if "coords" not in file or _name(file) == "feats" or "unit" in file.attrs:
+    if "coords" not in file or _name(file) == "feats" or file.has("unit"):
         return None
-    dataset = file["coords"]
+    dataset = file.dataset("coords")
     if dataset.shape not in ((instances, 2), (1, instances, 2)) or dataset.dtype.kind not in "fiu":
         raise BagError(
             f"{ref} has coords of the shape {dataset.shape} and type {dataset.dtype}, expected {(instances, 2)} "
             f"numbers, x and y of every instance; {_REMEDY}"
         )
-    _check_all_there(dataset, "coords", ref)
-    values = dataset[...].reshape(instances, 2)
-    if not np.isfinite(values).all():
-        raise BagError(f"{ref} has coords that are no finite numbers; {_REMEDY}")
+    _check_all_there(dataset, ref)
+    values = dataset.read().reshape(instances, 2)
+    if not (np.isfinite(values).all() and (abs(values.astype(np.float64)) < _MOST_COORDINATE).all()):
+        raise BagError(f"{ref} has coords that are no finite numbers, or none of pixels; {_REMEDY}")
     return np.rint(values).astype(np.int64)
 
 
-def _attributes(file: Any) -> dict[str, Any]:
+def _attributes(file: Group) -> dict[str, Any]:
     """What the file, its coordinates and its features say of the patches, as plain values, the last winning.
 
     Others are not read: a damaged string can end the process in HDF5 itself.
     """
-    holders = [file, *(file[name] for name in ("coords", *_NAMES) if name in file)]
-    return {name: _plain(holder.attrs[name]) for holder in holders for name in _ATTRIBUTES if name in holder.attrs}
+    holders: list[Group | Dataset] = [file, *(file.dataset(name) for name in ("coords", *_NAMES) if name in file)]
+    return {name: _said(holder, name) for holder in holders for name in _ATTRIBUTES if holder.has(name)}
 
 
-def _plain(value: Any) -> Any:
-    """As JSON holds it: numpy's numbers as Python's, and TRIDENT's 'None' as None."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    return None if value == "None" else value
+def _said(holder: Group | Dataset, name: str) -> Any:
+    """An attribute as JSON holds it; None where there is none, no number or short text, or TRIDENT's 'None'."""
+    try:
+        plain = holder.attribute(name).tolist()
+    except ValueError:
+        return None
+    if isinstance(plain, bytes):
+        plain = plain.decode("utf-8", "replace")
+    return None if plain == "None" else plain
 
 
 def _spec(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -200,13 +205,13 @@ def _spec(attributes: dict[str, Any]) -> dict[str, Any]:
     """
     scale = {}
     for names in (_SCALE, _SCALE_UM):
-        if all(isinstance(attributes.get(name), int | float) for name in names):
+        if all(_is_scale(attributes.get(name)) for name in names):
             scale.update({name: attributes[name] for name in names})
     return {"encoder": _encoder(attributes), **scale}
 
 
 def _encoder(attributes: dict[str, Any]) -> str | None:
-    named = (str(attributes[name]) for name in _ENCODERS if attributes.get(name))
+    named = (str(attributes[name])[:_MOST_TEXT] for name in _ENCODERS if attributes.get(name))
     # TRIDENT says only to which folder the features went, features_<encoder>.
     found = re.search(r"features_([^/\\]+)[/\\]*$", str(attributes.get("savetodir", "")))
     return next(named, found and found[1])
@@ -215,6 +220,11 @@ def _encoder(attributes: dict[str, Any]) -> str | None:
 def _side0_px(attributes: dict[str, Any]) -> float | None:
     """TRIDENT says it; CLAM's coordinates, where their attributes came along, say the side at a level."""
     side, patch, downsample = (attributes.get(name) for name in ("patch_size_level0", "patch_size", "downsample"))
-    if side is None and isinstance(downsample, list | tuple) and downsample and patch is not None:
+    if side is None and isinstance(downsample, list) and downsample and _is_scale(patch) and _is_scale(downsample[0]):
         side = patch * downsample[0]
-    return float(side) if isinstance(side, int | float) and side > 0 else None
+    return float(side) if _is_scale(side) and side > 0 else None
+
+
+def _is_scale(value: Any) -> TypeGuard[float]:
+    """Whether a value can be a size or a scale."""
+    return isinstance(value, int | float) and abs(value) < _MOST_SCALE

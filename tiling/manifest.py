@@ -7,13 +7,19 @@ from typing import NamedTuple
 
 from tiling.cells import plain
 from tiling.errors import InputError
+from tiling.names import is_plain
 from tiling.output import write_table
+from tiling.progress import short
 from tiling.shards import WHOLE, Shard
 
 MANIFEST = "manifest.csv"
 NOT_TILED = "it was never tiled; run `python -m tiling` again"
 
 _NAME = re.compile(r"manifest(?:-(\d+)-of-(\d+))?\.csv")
+
+
+_LONGEST = 200  # characters of a manifest that an error repeats
+STATUSES = ("done", "empty", "failed", "waiting")
 
 
 class ManifestRow(NamedTuple):
@@ -35,6 +41,19 @@ class ManifestRow(NamedTuple):
     def kind_of_note(self) -> str:
         """The note without what is in brackets, the same for all slides to which the same has happened."""
         return re.sub(r" *\([^()]*\)", "", self.note)
+
+
+def checked(row: ManifestRow) -> ManifestRow:
+    """The row; raises ValueError where it is of other types, or its slide_id cannot be the name of a file."""
+    for name, kind in ManifestRow.__annotations__.items():
+        value = getattr(row, name)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"a row has the {name} {value!r}")
+    if not is_plain(row.slide_id):
+        raise ValueError(f"a row has the slide_id {row.slide_id!r}, which cannot be the name of a file")
+    if row.status not in STATUSES:
+        raise ValueError(f"a row has the status {row.status!r}, none of {', '.join(STATUSES)}")
+    return row
 
 
 class Manifest(NamedTuple):
@@ -78,19 +97,25 @@ def write_manifest(folder: Path, rows: dict[str, ManifestRow], shard: Shard = WH
 
 
 def _read(path: Path) -> dict[str, ManifestRow]:
+    if not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{str(path)!r} is no file, and so no manifest; delete it")
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return {
-                plain(row["slide_id"]): ManifestRow(
-                    plain(row["slide_id"]),
-                    plain(row["path"]),
-                    row["status"],
-                    int(row["tiles"]),
-                    float(row["seconds"]),
-                    plain(row["error"]),
-                    plain(row.get("note") or ""),  # older manifests have none
+                plain(row["slide_id"]): checked(
+                    ManifestRow(
+                        plain(row["slide_id"]),
+                        plain(row["path"]),
+                        row["status"],
+                        int(row["tiles"]),
+                        float(row["seconds"]),
+                        plain(row["error"]),
+                        plain(row.get("note") or ""),  # older manifests have none
+                    )
                 )
                 for row in csv.DictReader(file)
             }
     except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{str(path)!r} is no manifest of this program ({error}); delete it") from error
+        raise InputError(
+            f"{str(path)!r} is no manifest of this program ({short(error, _LONGEST)}); delete it"
+        ) from error

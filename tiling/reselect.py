@@ -34,11 +34,12 @@ from tiling.running import (
     summary,
     tell_strangers,
 )
-from tiling.slide import Slide, open_slide
+from tiling.slide import EXTENSIONS, Slide, open_slide
 from tiling.sources import SlideRef, find_slides
 from tiling.spec import TileSpec
 from tiling.tile import Encoded, cut_tiles
 
+_MOST_CELLS = 100_000_000  # a slide of 200,000 px a side has as many at a fortieth of the usual side
 _ENCODING = ("size", "codec", "quality", "chroma", "train_px")
 
 
@@ -72,7 +73,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--slides",
         nargs="+",
-        help="where the slides are now, if they were moved; a slides table also says whose they are (patient_id)",
+        help="where the slides are, if they were moved or are not near the bags, in the folder that has both; a slides "
+        "table also says whose they are (patient_id)",
     )
     cli.add_config(parser)
     add_running(parser, "pick tiles")
@@ -100,7 +102,8 @@ def _work(args: Namespace) -> int:
 def read_old(source: Bags, moved: Mapping[str, SlideRef]) -> Old:
     """The slides of all bags, as far as these can be read, and their spec; `moved` says where some are now.
 
-    Raises InputError where there are no bags of tiles, or they were made with different settings.
+    Raises InputError where there are no bags of tiles, they were made with different settings, or one names a slide
+    that is not to be opened (see `slide_of`).
     """
     slides, first = [], None
     with progress(len(source.refs), "bag", "reading") as bar:
@@ -117,7 +120,7 @@ def read_old(source: Bags, moved: Mapping[str, SlideRef]) -> Old:
                     f"the bags {first.slide_id!r} and {name!r} were made with different {', '.join(names)}; give bags "
                     "that were made alike"
                 )
-            slides.append(slide_of(name, header, moved.get(name)))
+            slides.append(slide_of(name, header, moved.get(name), source.path.resolve().parent))
     if not slides:
         raise InputError(f"{str(source.path)!r} holds no bags; make them with `python -m tiling`")
     if first is None:
@@ -125,11 +128,31 @@ def read_old(source: Bags, moved: Mapping[str, SlideRef]) -> Old:
     return Old(slides, None if first is None else first.spec)
 
 
-def slide_of(name: str, header: BagHeader, moved: SlideRef | None) -> SlideRef:
-    """The slide of a bag, with the mpp that the bag was made with."""
+def slide_of(name: str, header: BagHeader, moved: SlideRef | None, near: Path) -> SlideRef:
+    """The slide of a bag, with the mpp that the bag was made with.
+
+    Unless it is `moved`, its path is what the bag says, and bags may be of anybody: InputError where that leads to a
+    file outside of the folder `near`, or to one that is no slide by its extension.
+    """
     path, patient = (Path(header.slide_path), None) if moved is None else (moved.path, moved.patient_id)
+    if moved is None and not _is_slide_below(near, path):
+        raise InputError(
+            f"the bag {name!r} says that its slide is {header.slide_path!r}, which is not below {str(near)!r}, where "
+            "the bags are, and a path in a bag is followed no further; give --slides with the slides, their folder or "
+            "a table of them"
+        )
     of_table, of_default = (header.mpp if header.mpp_from == source else None for source in ("table", "default"))
     return SlideRef(name, path, of_table, patient, of_default)
+
+
+def _is_slide_below(folder: Path, path: Path) -> bool:
+    """Whether a path leads to a slide in the folder, links and all, or to nothing, which cannot be opened anyway."""
+    try:
+        if not path.exists():
+            return True
+    except OSError:  # its name is too long, or nobody may look into its folder
+        return True
+    return path.suffix.lower() in EXTENSIONS and path.is_absolute() and path.resolve().is_relative_to(folder)
 
 
 def spec_from(args: Namespace, old: dict[str, Any]) -> TileSpec:
@@ -184,7 +207,12 @@ def grid_of(old: Bag, spec: TileSpec) -> Grid:
         Path(header.slide_path), header.width_px, header.height_px, header.mpp,
         None if was_box else magnification, header.vendor, (),
     )  # fmt: skip
-    grid = make_grid(slide.width_px, slide.height_px, spec.downsample_for(slide, header.mpp), spec.size)
+    downsample = spec.downsample_for(slide, header.mpp)
+    if slide.width_px * slide.height_px > _MOST_CELLS * (spec.size * downsample) ** 2:
+        raise BagError(
+            f"the bag {header.slide_id!r} says that its slide has more than {_MOST_CELLS:,} cells; tile it again"
+        )
+    grid = make_grid(slide.width_px, slide.height_px, downsample, spec.size)
     off = header.side0_px != grid.side0_px or ((old.x0 - grid.x0) % grid.side0_px).any()
     if not was_box and (off or ((old.y0 - grid.y0) % grid.side0_px).any()):
         raise BagError(f"the tiles of bag {header.slide_id!r} do not lie on the grid of its settings; tile it again")

@@ -22,6 +22,11 @@ from tiling.errors import SlideError
 from tiling.resample import resize
 from tiling.tiff import Page, TiledPage, TileError, erase_resolution, read_pages, tiff_code
 
+# libvips picks its reader by a file's content, and has some for formats that run programs, fetch files or are rarely
+# looked at (SVG, PDF, ImageMagick's, MATLAB's): only those of the formats listed below are left.
+pyvips.operation_block_set("VipsForeignLoad", True)
+for _format in ("Jpeg", "Png", "Tiff", "Webp", "Nsgif", "Heif"):
+    pyvips.operation_block_set(f"VipsForeignLoad{_format}", False)
 pyvips.cache_set_max(0)  # libvips would otherwise keep the last hundred operations, and so slides, open
 
 OPENSLIDE_EXTENSIONS = frozenset(".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi".split())
@@ -43,7 +48,8 @@ _FULL_SCALE_SLACK_PX = 1.0  # a level whose region is this close to the wanted s
 _NEARLY = 1.01  # times the wanted downsample; a level that coarse is as good
 
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError)  # of a file that is damaged or of a kind that it does not know
-_MOST_PILLOW_PX = 64_000_000  # decoded at once, which takes 15 bytes each in JPEG 2000
+_MOST_WHOLE_PX = 64_000_000  # decoded at once, which takes 15 bytes each in JPEG 2000
+_MOST_PAGES = 10_000  # a slide has some twenty
 _ROWS_AT_ONCE = 16  # decoded of a picture that is read from its top
 _MOST_PX_AT_ONCE = 16_000_000  # of a level; a larger region that is to be reduced is read in parts
 
@@ -245,7 +251,11 @@ class Slide(NamedTuple):
 def open_slide(path: str | os.PathLike[str]) -> Slide:
     """The open slide at `path`; raises SlideError where no library can open it."""
     path = Path(path)
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError:  # its name is too long, or nobody may look into its folder
+        is_file = False
+    if not is_file:
         raise SlideError(f"no such file: {str(path)!r}; check the path")
     try:
         return _open_with_openslide(path)
@@ -344,12 +354,12 @@ def _open_with_pillow(path: Path, format: str) -> Slide:
         with Image.open(path, formats=[format]) as image:
             width_px, height_px = image.size
     except Image.DecompressionBombError:
-        width_px = height_px = _MOST_PILLOW_PX
+        width_px = height_px = _MOST_WHOLE_PX
     except _PILLOW_ERRORS as error:
         raise TileError(str(error)) from error
-    if width_px * height_px > _MOST_PILLOW_PX:
+    if width_px * height_px > _MOST_WHOLE_PX:
         raise SlideError(
-            f"{str(path)!r} has more pixels than can be decoded at once in {format} ({_MOST_PILLOW_PX:,}); "
+            f"{str(path)!r} has more pixels than can be decoded at once in {format} ({_MOST_WHOLE_PX:,}); "
             "convert it to a tiled TIFF"
         )
 
@@ -373,9 +383,11 @@ def _open_with_vips(path: Path) -> Slide:
     image = pyvips.Image.new_from_file(str(path), fail_on="error")
     loader = str(image.get("vips-loader")).removesuffix("load")
     count = int(image.get("n-pages")) if loader == "tiff" and "n-pages" in image.get_fields() else 1
+    if count > _MOST_PAGES:
+        raise SlideError(f"{str(path)!r} has {count} pages, and a slide at most {_MOST_PAGES}; take it apart")
     is_photograph = loader != "tiff" or (count == 1 and not any(page.is_tiled for page in pages))
     if is_photograph and "orientation" in image.get_fields() and image.get("orientation") != 1:
-        return _turned_upright(path, image.autorot(), loader)
+        return _turned_upright(path, image, loader)
     images = {0: image, **{index: _tiff_page(path, index) for index in range(1, count)}}
     # A thumbnail may stand before the slide.
     first, image = max(images.items(), key=lambda item: item[1].width * item[1].height)
@@ -390,6 +402,12 @@ def _open_with_vips(path: Path) -> Slide:
 
 def _turned_upright(path: Path, image: pyvips.Image, vendor: str) -> Slide:
     """A photograph that its camera was not held upright for, decoded whole."""
+    if image.width * image.height > _MOST_WHOLE_PX:
+        raise SlideError(
+            f"{str(path)!r} has more pixels than can be turned upright at once ({_MOST_WHOLE_PX:,}); turn it, or "
+            "convert it to a tiled TIFF"
+        )
+    image = image.autorot()
     level = Level(image.width, image.height, _vips_reader(image))
     return Slide(path, image.width, image.height, None, None, vendor, (level,))
 

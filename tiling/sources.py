@@ -9,8 +9,12 @@ from typing import NamedTuple
 
 from tiling.cells import plain
 from tiling.errors import InputError
+from tiling.names import is_plain
+from tiling.progress import short
 from tiling.settings import is_mpp
 from tiling.slide import EXTENSIONS, series_uid
+
+_LONGEST = 200  # characters of a table that an error repeats
 
 
 class SlideRef(NamedTuple):
@@ -108,12 +112,14 @@ def _slides_in_table(table: Path) -> list[SlideRef]:
             reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or ()]
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read the slides table {str(table)!r} ({error}); save it as CSV in UTF-8") from error
+        raise InputError(
+            f"cannot read the slides table {str(table)!r} ({short(error, _LONGEST)}); save it as CSV in UTF-8"
+        ) from error
     missing = {"slide_id", "path"} - set(columns)
     if missing:
         raise InputError(
             f"the slides table {str(table)!r} lacks the column {' and '.join(sorted(missing))}; "
-            f"it has {', '.join(columns) or 'none'}"
+            f"it has {short(', '.join(columns), _LONGEST) or 'none'}"
         )
     if not rows:
         raise InputError(f"the slides table {str(table)!r} has no rows; add a row a slide")
@@ -125,13 +131,15 @@ def _slide_of_row(table: Path, number: int, row: dict[str, str]) -> SlideRef:
     where = f"row {number} of the slides table {str(table)!r}"
     if not path.strip():
         raise InputError(f"{where} has no path; fill it in or delete the row")
-    if slide_id in ("", ".", "..") or Path(slide_id).name != slide_id:
-        raise InputError(f"{where} has the slide_id {slide_id!r}, which cannot be the name of a file")
+    if "\0" in path:
+        raise InputError(f"{where} has the path {short(path, _LONGEST)!r}, which cannot be that of a file")
+    if not is_plain(slide_id):
+        raise InputError(f"{where} has the slide_id {short(slide_id, _LONGEST)!r}, which cannot be the name of a file")
     try:
         mpp = float(row["mpp"]) if row.get("mpp") else None
     except ValueError:
         raise InputError(
-            f"{where} has the mpp {row['mpp']!r}; give µm per pixel as a number, or leave it empty"
+            f"{where} has the mpp {short(row['mpp'], _LONGEST)!r}; give µm per pixel as a number, or leave it empty"
         ) from None
     if mpp is not None and not is_mpp(mpp):
         raise InputError(f"{where} has the mpp {mpp}; give µm per pixel, such as 0.25, or leave it empty")

@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from tiling.codec import MOST_SIDE_PX
 from tiling.errors import InputError, SlideError
 from tiling.pick import Rule
 from tiling.places import Look, Places, place_of_box, places_of
@@ -83,9 +84,9 @@ class TileSpec:
         if not given:
             object.__setattr__(self, "longest_edge", DEFAULT_LONGEST_EDGE_PX)
         check(
-            self, InputError, instances=at_least(1), size=at_least(8), longest_edge=at_least(8), mpp=at_least(0.01),
-            magnification=at_least(0.1), downsample=at_least(0.01), min_tissue=between(0, 1), quality=between(1, 100),
-            train_px=at_least(1), attention_share=between(0, 1), min_distance=at_least(0),
+            self, InputError, instances=at_least(1), size=between(8, MOST_SIDE_PX), longest_edge=at_least(8),
+            mpp=at_least(0.01), magnification=at_least(0.1), downsample=at_least(0.01), min_tissue=between(0, 1),
+            quality=between(1, 100), train_px=at_least(1), attention_share=between(0, 1), min_distance=at_least(0),
         )  # fmt: skip
         if self.train_px is not None and self.train_px >= self.size:
             raise InputError(f"--train-px must be less than --size, which is {self.size}, not {self.train_px}")

@@ -24,6 +24,7 @@ REDUCTIONS = (1, 2, 4, 8)
 
 _MOST_TILE_PX = 4096  # a longer side is a striped picture in disguise
 _MOST_BYTES = 1 << 26  # read at once; a damaged table may ask for any number
+_MOST_PAGES = 10_000  # a slide has some twenty
 _READ_AHEAD = 2  # bytes read at once, relative to the bytes wanted of them
 
 Decode = Callable[[bytes, int], np.ndarray]
@@ -100,6 +101,8 @@ def read_pages(path: Path) -> list[Page]:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it reports each oddity of a file on stderr
     try:
         with tifffile.TiffFile(path) as tiff:
+            if len(tiff.pages) > _MOST_PAGES:
+                return []
             file = _File(path)
             return [_page(file, page.aspage()) for page in tiff.pages]
     except Exception:  # noqa: BLE001  # it raises whatever a damaged table leads it to
@@ -174,10 +177,14 @@ def _jpeg(page: tifffile.TiffPage) -> Decode:
         head += _ADOBE_RGB
 
     def decode(data: bytes, reduction: int) -> np.ndarray:
+        data = head + data[2:]
         try:
+            said = simplejpeg.decode_jpeg_header(data)[:2]
+            if said != (page.tilelength, page.tilewidth):  # it may claim 65535 px each
+                raise ValueError(f"a tile says that it has {said[1]} × {said[0]} px")
             return np.asarray(
                 simplejpeg.decode_jpeg(
-                    head + data[2:], "RGB", min_factor=1,
+                    data, "RGB", min_factor=1,
                     min_height=page.tilelength // reduction, min_width=page.tilewidth // reduction,
                 )
             )  # fmt: skip
@@ -194,6 +201,8 @@ def _pillow(page: tifffile.TiffPage) -> Decode:
         try:
             # The small pictures inside JPEG 2000 are not used: they alias, and lie half a pixel off.
             with Image.open(io.BytesIO(data), formats=["JPEG2000", "WEBP"]) as image:
+                if image.size != (page.tilewidth, page.tilelength):
+                    raise ValueError(f"a tile says that it has {image.width} × {image.height} px")
                 return _reduced(np.asarray(image.convert("RGB")), reduction)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise TileError(str(error)) from error

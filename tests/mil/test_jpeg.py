@@ -33,10 +33,22 @@ def test_tiles_of_their_own_size(tmp_path: Path) -> None:
 
 
 def test_small_copies_serve(tmp_path: Path) -> None:
-    write_bag(tmp_path / "a.h5", replace(make_bag(2, "jpeg", train_px=8), tiles=(b"spoilt",) * 2))
+    bag = make_bag(2, "jpeg", train_px=8)
+    assert bag.tiles is not None
+    spoilt = bag.tiles[0].replace(b"\xff\xdb", b"\xff\xfe")  # without its tables
+    write_bag(tmp_path / "a.h5", replace(bag, tiles=(spoilt,) * 2))
     assert torch.equal(decode([JpegReader(8)(tmp_path / "a.h5")], CPU), PixelReader(8)(tmp_path / "a.h5"))
     with pytest.raises(BagError, match="a tile of bag 'slide é' cannot be decoded .*; tile the slide again"):
         decode([JpegReader(16)(tmp_path / "a.h5")], CPU)
+
+
+def test_a_tile_of_another_size_than_the_bag_says_is_not_decoded(tmp_path: Path) -> None:
+    large = CODECS["jpeg"].encode(np.zeros((24, 16, 3), np.uint8), 90, 420)
+    write_bag(tmp_path / "a.h5", replace(make_bag(2, "jpeg"), tiles=(large,) * 2))
+    with pytest.raises(
+        BagError, match=r"tile 0 of bag 'slide é' cannot be decoded \(it has 16 × 24 px, expected a side"
+    ):
+        JpegReader(16)(tmp_path / "a.h5")
 
 
 def test_tiles_are_reduced_as_the_cpu_does_but_for_its_weights(tmp_path: Path) -> None:

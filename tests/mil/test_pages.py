@@ -83,7 +83,8 @@ def test_nothing_is_taken_for_markup_or_leads_out_of_the_folder(tmp_path: Path) 
     for name in NASTY:
         row = prediction_row(name, name, task, 2, np.array([0.4, 0.6]), model=name)
         bag = a_bag([(100, 40)], slide_id=name)
-        metadata = pd.DataFrame([{name: name}])
+        as_read = name.encode("utf-8", "replace").decode()  # tables are UTF-8
+        metadata = pd.DataFrame([{as_read: as_read}])
         assert pages.add(name, row, bag, Prediction(np.array([0.4, 0.6]), None), metadata) is None
     pages.add("failed", prediction_row("failed", "p", task, error=NASTY[0]))
     pages.close()

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -292,3 +292,138 @@ def test_bag_says_who_picked_its_tiles(tmp_path: Path) -> None:
         "picked_run": "0123abcd", "picked_folds": "site é", "picked_peakedness": 0.25, "picked_by": "attention",
     }  # fmt: skip
     assert differing(bag.header.made, picked.header.made) == ["chipnet"]
+
+
+def spoilt(path: Path, change: Callable[[h5py.File], object]) -> str:
+    """Why a bag cannot be read any more after a change."""
+    write_bag(path, make_bag(train_px=8))
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(BagError) as caught:
+        read_bag(path)
+    return str(caught.value)
+
+
+def replaced(name: str, value: object) -> Callable[[h5py.File], object]:
+    """Puts another dataset in the place of one, with its attributes."""
+
+    def change(file: h5py.File) -> None:
+        attributes = dict(file[name].attrs)
+        del file[name]
+        file[name] = value
+        if isinstance(file.get(name, getlink=True), h5py.HardLink):
+            file[name].attrs.update(attributes)
+
+    return change
+
+
+class TestOfStrangers:
+    @pytest.mark.parametrize(
+        ("name", "value", "sentence"),
+        [
+            ("x0", np.array([b"a"] * 3), "its x0 has the shape (3,) and type |S1, expected a number a tile"),
+            ("x0", np.zeros(3), "its x0 has the shape (3,) and type float64"),
+            ("y0", np.zeros((3, 2), int), "its y0 has the shape (3, 2) and type int64"),
+            ("y0", np.array([0, 0, 2001]), "it has tiles far outside its slide of 1000 × 800 px"),
+            ("x0", np.array([0, -1001, 0]), "it has tiles far outside its slide of 1000 × 800 px"),
+            ("x0", np.array([2**63 - 1] * 3), "it has tiles far outside its slide of 1000 × 800 px"),
+            ("score", np.array([1, np.nan, 0]), "it has scores that are no finite numbers"),
+            ("tissue", np.array([0.5, 1.1, 0]), "shares of tissue that are not from 0 to 1"),
+            ("tissue", np.array([0.5, np.nan, 0]), "shares of tissue that are not from 0 to 1"),
+            ("overview", h5py.Empty("u1"), "its overview holds nothing"),
+            ("overview", np.zeros(3), "its overview has the shape (3,) and type float64, which is no JPEG"),
+            ("tiles", 3, "has tiles of codec 'png', 0 of them"),
+            ("tiles", h5py.SoftLink("/small"), "its tiles is a link, and links are not followed"),
+            (
+                "overview",
+                h5py.ExternalLink("other.h5", "/overview"),
+                "its overview is a link, and links are not followed",
+            ),
+        ],
+    )
+    def test_datasets(self, tmp_path: Path, name: str, value: object, sentence: str) -> None:
+        said = spoilt(tmp_path / "a.h5", replaced(name, value))
+        assert sentence in said
+        assert said.endswith("; delete it and tile its slide again")
+
+    @pytest.mark.parametrize(
+        ("name", "value", "sentence"),
+        [
+            ("width_px", -5, "its width_px is -5, expected a whole number from 1 to 2147483647"),
+            ("height_px", 0, "its height_px is 0"),
+            ("side0_px", 2**40, "its side0_px is 1099511627776"),
+            ("side0_px", 1.5, "its side0_px is 1.5, expected a whole number"),
+            ("slide_bytes", -1, "its slide_bytes is -1"),
+            ("mpp", "abc", "its mpp is no number"),
+            ("mpp", np.inf, "its mpp is inf, which is no number of µm per pixel"),
+            ("mpp", -1.0, "its mpp is -1.0, which is no number of µm per pixel"),
+            ("slide_path", "x" * 10**6, "its slide_path is a text of 1000000 bytes, of 4096 at most"),
+            ("slide_path", np.bytes_(b"a\0b"), "its slide_path has a zero in its text"),
+            ("vendor", 3, "its vendor is no text"),
+            ("spec", "[" * 50_000, "is not a complete bag ("),
+            ("spec", '{"size": "16"}', "its spec has the size '16', expected a whole number from 1 to 8192"),
+            ("spec", '{"size": 100000}', "its spec has the size 100000, expected a whole number from 1 to 8192"),
+            ("spec", '{"instances": true}', "its spec has the instances True, expected a whole number"),
+            ("spec", '{"codec": []}', "its spec has the setting 'codec', which bags of tiles do not have so"),
+            ("spec", '{"features": 3}', "its spec has the setting 'features', which bags of tiles do not have so"),
+        ],
+    )
+    def test_attributes(self, tmp_path: Path, name: str, value: object, sentence: str) -> None:
+        said = spoilt(tmp_path / "a.h5", lambda file: file.attrs.create(name, value))
+        assert sentence in said
+        assert len(said) < 1000
+
+    @pytest.mark.parametrize(
+        ("where", "name", "value"),
+        [
+            ("overview", "downsample", 0),
+            ("overview", "downsample", np.nan),
+            ("overview", "seen", 2),
+            ("small", "px", 0),
+        ],
+    )
+    def test_attributes_of_datasets(self, tmp_path: Path, where: str, name: str, value: float) -> None:
+        said = spoilt(tmp_path / "a.h5", lambda file: file[where].attrs.create(name, value))
+        assert f"the {name} of its {where} is {value}, expected a" in said
+
+    @pytest.mark.parametrize("name", ["..", "../evil", "a/b"])
+    def test_name_in_a_merged_file(self, tmp_path: Path, name: str) -> None:
+        """h5py makes no such links, but files have them."""
+        write_merged(tmp_path / "all.h5", [("Q" * len(name), make_bag())], [])
+        data = (tmp_path / "all.h5").read_bytes()
+        assert data.count(b"Q" * len(name)) == 1
+        (tmp_path / "all.h5").write_bytes(data.replace(b"Q" * len(name), name.encode()))
+        with pytest.raises(BagError, match=f"has a bag of the name '{name}', which cannot be the name of a file"):
+            read_merged(tmp_path / "all.h5")
+
+    @pytest.mark.parametrize("rows", ["{}", "[1]", "[" * 10**5, '"a"', "no"])
+    def test_manifest_in_a_merged_file(self, tmp_path: Path, rows: str) -> None:
+        write_merged(tmp_path / "all.h5", [("a", make_bag())], [])
+        with h5py.File(tmp_path / "all.h5", "r+") as file:
+            del file["manifest"]
+            file["manifest"] = rows
+        with pytest.raises(BagError, match="is not a complete merged file"):
+            read_merged(tmp_path / "all.h5")
+
+    @pytest.mark.parametrize("codec", ["jpeg", "png", "webp"])
+    def test_picture_of_another_size_is_not_decoded(self, codec: str) -> None:
+        other = CODECS[codec].encode(np.zeros((24, 16, 3), np.uint8), 90, 420)
+        bag = replace(make_bag(1, codec), tiles=(other,))
+        for px in (None, 8):
+            with pytest.raises(
+                BagError, match=r"tile 0 .* cannot be decoded \(it has 16 × 24 px, expected a side of 16\)"
+            ):
+                bag.tile(0, px)
+
+    def test_raw_tiles_of_another_size(self, tmp_path: Path) -> None:
+        bag = make_bag(1, "raw")
+        write_bag(tmp_path / "a.h5", replace(bag, header=replace(bag.header, spec={"size": 8})))
+        with pytest.raises(
+            BagError, match=r"its tiles have the shape \(1, 16, 16, 3\) and type uint8, which are no tiles"
+        ):
+            read_bag(tmp_path / "a.h5")
+
+    def test_overview_that_claims_to_be_large(self) -> None:
+        large = CODECS["jpeg"].encode(np.zeros((8, 4104, 3), np.uint8), 90, 420)
+        with pytest.raises(BagError, match="it has 4104 × 8 px, and an overview at most 4096 each"):
+            replace(make_bag(1), overview=large).overview_rgb()

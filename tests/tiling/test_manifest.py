@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tiling.errors import InputError
-from tiling.manifest import ManifestRow, manifest_name, read_manifest, read_manifests, write_manifest
+from tiling.manifest import ManifestRow, checked, manifest_name, read_manifest, read_manifests, write_manifest
 from tiling.shards import WHOLE, Shard
 
 
@@ -64,3 +64,33 @@ def test_file_written_last_wins(tmp_path: Path) -> None:
     }  # fmt: skip
     os.utime(tmp_path / "manifest.csv", (9, 9))
     assert read_manifest(tmp_path)["a"].status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("../a,/x,done,1,0,,", "the slide_id '../a', which cannot be the name of a file"),
+        ("..,/x,done,1,0,,", "the slide_id '..', which cannot be the name of a file"),
+        ("a,/x,gone,1,0,,", "the status 'gone', none of done, empty, failed, waiting"),
+        ("a,/x,done,one,0,,", "invalid literal"),
+        ("a,/x", "is no manifest of this program"),
+    ],
+)
+def test_rows_of_strangers(tmp_path: Path, line: str, sentence: str) -> None:
+    (tmp_path / "manifest.csv").write_text(f"slide_id,path,status,tiles,seconds,error,note\n{line}\n")
+    with pytest.raises(InputError, match=sentence):
+        read_manifest(tmp_path)
+
+
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.csv")
+    with pytest.raises(InputError, match="is no file, and so no manifest"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"tiles": "1"}, {"tiles": True}, {"path": None}, {"error": []}, {"slide_id": 1}])
+def test_types_are_checked(change: dict[str, object]) -> None:
+    row = ManifestRow("a", "/a", "done", 1, 0.0, "")
+    assert checked(row) == row
+    with pytest.raises(ValueError, match="a row has the"):
+        checked(row._replace(**change))  # type: ignore[arg-type]

@@ -13,8 +13,9 @@ import pytest
 from tests.conftest import TILING_FLAGS, CohortFiles
 from tests.tiling.test_bag import assert_same, make_bag
 from tiling import __main__ as tile
-from tiling.bag import Picked, read_bag, write_bag
+from tiling.bag import Picked, read_bag, write_bag, write_merged
 from tiling.bags import open_bags
+from tiling.errors import BagError
 from tiling.manifest import ManifestRow, read_manifest, write_manifest
 from tiling.merge import main
 
@@ -233,3 +234,17 @@ class TestRefused:
         assert "cannot write to the folder '/proc/x'" in refusal(bags, "--out", "/proc/x/all.h5")
         assert "cannot write to the folder '/proc/x'" in refusal(bags, "--split", "/proc/x")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["bags", "empty"]
+
+    def test_nothing_lands_elsewhere(self, tmp_path: Path) -> None:
+        write_merged(tmp_path / "all.h5", [("QQQQQQQ", make_bag())], [])
+        data = (tmp_path / "all.h5").read_bytes()
+        (tmp_path / "all.h5").write_bytes(data.replace(b"QQQQQQQ", b"../evil"))
+        before = sorted(tmp_path.rglob("*"))
+        assert run(tmp_path / "all.h5", "--split", tmp_path / "new" / "split") == 2
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_manifest_of_a_stranger(self, tmp_path: Path) -> None:
+        rows = [{"slide_id": "../a", "path": "/x", "status": "failed", "tiles": 0, "error": ""}]
+        write_merged(tmp_path / "all.h5", [("a", make_bag())], rows)
+        with pytest.raises(BagError, match="a row has the slide_id '../a', which cannot be the name of a file"):
+            open_bags(tmp_path / "all.h5")

@@ -13,8 +13,11 @@ from tests.conftest import CohortFiles, make_cohort, paint
 from tiling import __main__ as tile
 from tiling import merge, reselect
 from tiling.bag import read_bag, write_bag
+from tiling.errors import BagError
 from tiling.manifest import ManifestRow, read_manifest, write_manifest
+from tiling.reselect import grid_of
 from tiling.slide import write_pyramid
+from tiling.spec import TileSpec
 
 FLAGS = ["--size", "32", "--downsample", "1", "--workers", "1"]
 pytestmark = pytest.mark.usefixtures("chipnets")
@@ -252,3 +255,51 @@ class TestWrongInput:
         (tmp_path / "empty").mkdir()
         said = self.said(capsys, tmp_path / "empty", "--out", tmp_path / "new", "--chipnet", chipnet)
         assert "holds no bags; make them with `python -m tiling`" in said
+
+
+class TestPathsInBags:
+    """They are followed into the folder that has bags and slides, and no further."""
+
+    def with_path(self, bags: Path, path: object) -> None:
+        bag = read_bag(bags / "s02.h5")
+        write_bag(bags / "s02.h5", replace(bag, header=replace(bag.header, slide_path=str(path))))
+
+    def test_elsewhere(
+        self, tiled: Path, files: CohortFiles, chipnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> None:  # fmt: skip
+        elsewhere = tmp_path_factory.mktemp("elsewhere")
+        slide = Path(shutil.copy(files.slides / "s02.tiff", elsewhere / "s02.tiff"))
+        (files.slides / "link.tiff").symlink_to(slide)
+        for path in (slide, files.slides / "link.tiff", files.slides / ".." / ".." / elsewhere.name / "s02.tiff"):
+            self.with_path(tiled, path)
+            assert run(tiled, "--out", tmp_path / "new", "--chipnet", chipnet, "--rank", "box") == 2
+            assert f"the bag 's02' says that its slide is {str(path)!r}, which is not" in capsys.readouterr().err
+            assert not (tmp_path / "new").exists()
+        given = ["--rank", "box", "--slides", elsewhere]
+        assert run(tiled, "--out", tmp_path / "new", "--chipnet", chipnet, *given) == 0
+        assert read_bag(tmp_path / "new" / "s02.h5").header.slide_path == str(slide)
+
+    @pytest.mark.parametrize("path", ["/dev/zero", "/etc/passwd", "{bags}/s00.h5"])
+    def test_no_slides(
+        self, tiled: Path, chipnet: Path, tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.with_path(tiled, path.format(bags=tiled))
+        assert run(tiled, "--out", tmp_path / "new", "--chipnet", chipnet, "--rank", "box") == 2
+        assert "a path in a bag is followed no further; give --slides" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("path", ["x" * 300, "https://example.org/s02.tiff", "/nowhere/s02.tiff"])
+    def test_nothing_there_fails_alone(self, tiled: Path, chipnet: Path, tmp_path: Path, path: str) -> None:
+        self.with_path(tiled, path)
+        assert run(tiled, "--out", tmp_path / "new", "--chipnet", chipnet, "--rank", "box") == 1
+        rows = read_manifest(tmp_path / "new")
+        assert [row.status for row in rows.values()] == ["done", "done", "failed", "done"]
+        assert "no such file" in rows["s02"].error
+
+
+def test_bag_that_says_its_slide_has_billions_of_cells(tiled: Path) -> None:
+    bag = read_bag(tiled / "s02.h5")
+    spec = TileSpec(**bag.header.spec)
+    huge = replace(bag, header=replace(bag.header, width_px=2**31 - 1, height_px=2**31 - 1))
+    with pytest.raises(BagError, match="says that its slide has more than 100,000,000 cells"):
+        grid_of(huge, spec)

@@ -195,7 +195,7 @@ def test_plain_jpeg_2000(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "no.jp2").write_text("no picture")
     with pytest.raises(SlideError, match=r"no\.jp2' is no slide that can be read"):
         open_slide(tmp_path / "no.jp2")
-    monkeypatch.setattr("tiling.slide._MOST_PILLOW_PX", 29_999)
+    monkeypatch.setattr("tiling.slide._MOST_WHOLE_PX", 29_999)
     with pytest.raises(SlideError, match=r"has more pixels than can be decoded at once in JPEG2000 \(29,999\)"):
         open_slide(tmp_path / "a.jp2")
 
@@ -335,3 +335,46 @@ class TestStreamed:
         bag = tile_slide(streamed.path, TileSpec(size=32, downsample=2, min_tissue=0))
         assert len(bag) == 16
         assert len(opened) <= 2
+
+
+class TestWhatLibvipsTries:
+    """It goes by a file's content, whatever it is called."""
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            '<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><rect width="64" height="64"/></svg>',
+            "%PDF-1.4\n%%EOF\n",
+            "#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 8 +X 8\n" + "a" * 256,
+            "P2\n2 2\n255\n1 2 3 4\n",
+        ],
+    )
+    @pytest.mark.parametrize("name", ["a.tif", "a.png"])
+    def test_other_formats_are_not(self, tmp_path: Path, name: str, content: str) -> None:
+        (tmp_path / name).write_text(content)
+        with pytest.raises(SlideError, match="is no slide that can be read .*not a known file format"):
+            open_slide(tmp_path / name)
+
+    @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.tif", "a.avif"])
+    def test_those_of_our_list_are(self, tmp_path: Path, name: str) -> None:
+        rgb = np.full((32, 48, 3), (200, 100, 50), np.uint8)
+        Image.fromarray(rgb).save(tmp_path / name)
+        back = open_slide(tmp_path / name).read_region(0, 0, 48, 32, (48, 32))
+        assert np.abs(back.astype(int) - rgb).max() <= 4
+
+
+def test_photograph_that_is_too_large_to_be_turned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(coordinates(200, 150)).save(tmp_path / "a.jpg", exif=exif)
+    slide = open_slide(tmp_path / "a.jpg")
+    assert (slide.width_px, slide.height_px) == (150, 200)
+    monkeypatch.setattr("tiling.slide._MOST_WHOLE_PX", 29_999)
+    with pytest.raises(SlideError, match=r"has more pixels than can be turned upright at once \(29,999\)"):
+        open_slide(tmp_path / "a.jpg")
+
+
+def test_path_that_no_file_can_have(tmp_path: Path) -> None:
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(SlideError, match="no such file"):
+            open_slide(tmp_path / name)

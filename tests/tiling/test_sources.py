@@ -102,3 +102,19 @@ def test_dicom_series_is_one_slide_with_the_name_of_its_folder(real_data: Path, 
     shutil.copytree(series, tmp_path / "both")
     shutil.copy(real_data / "slides_odd" / "boxes_0.dcm", tmp_path / "both")
     assert [slide.slide_id for slide in find_slides([tmp_path / "both"])] == ["boxes_0", "level-0-frames-0-30"]
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ("a\0b,a.svs,", r"row 2 .* has the slide_id 'a\\\\x00b', which cannot be the name of a file"),
+        ("a,a\0.svs,", r"row 2 .* has the path 'a\\\\x00.svs', which cannot be that of a file"),
+        ("a,a.svs," + "9" * 5000, "row 2 .* has the mpp inf"),
+        ("a,a.svs," + "x" * 5000, "row 2 .* has the mpp 'x+…x+'; give µm per pixel"),
+    ],
+)
+def test_rows_of_strangers(tmp_path: Path, row: str, sentence: str) -> None:
+    (tmp_path / "slides.csv").write_text(f"slide_id,path,mpp\n{row}\n")
+    with pytest.raises(InputError, match=sentence) as caught:
+        find_slides([tmp_path / "slides.csv"])
+    assert len(str(caught.value)) < 500

@@ -23,7 +23,7 @@ def test_default_is_the_published_scale() -> None:
     [
         ({"mpp": 1.0, "downsample": 2.0}, "give one scale, not 2"),
         ({"instances": 0}, "--instances must be at least 1, not 0"),
-        ({"size": -5}, "--size must be at least 8, not -5"),
+        ({"size": -5}, "--size must be from 8 to 8192, not -5"),
         ({"mpp": 0.0}, "--mpp must be at least 0.01, not 0.0"),
         ({"downsample": float("nan")}, "--downsample must be a finite number, not nan"),
         ({"min_tissue": 1.5}, "--min-tissue must be from 0 to 1, not 1.5"),

@@ -128,3 +128,19 @@ class TestDamage:
         with (tmp_path / "a.tiff").open("ab") as file:
             file.write(bomb)
         assert page.read(0, 0, 64, 64).max() == 0
+
+    def test_jpeg_tile_that_claims_another_size(self, tmp_path: Path) -> None:
+        """Of 65496 px a side, 13 GB of pixels."""
+        write_pyramid(tmp_path / "a.tiff", NOISE)
+        data = bytearray((tmp_path / "a.tiff").read_bytes())
+        page = read_pages(tmp_path / "a.tiff")[0].tiled
+        assert page is not None
+        at = data.index(b"\xff\xc0", int(page.offsets[0, 0]))
+        assert data[at + 5 : at + 9] == b"\1\0\1\0"
+        data[at + 5 : at + 9] = b"\xff\xd8\xff\xd8"
+        (tmp_path / "a.tiff").write_bytes(data)
+        page = read_pages(tmp_path / "a.tiff")[0].tiled
+        assert page is not None
+        with pytest.raises(TileError, match="a tile says that it has 65496 × 65496 px"):
+            page.read(0, 0, 16, 16)
+        page.read(256, 0, 16, 16)

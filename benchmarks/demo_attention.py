@@ -50,15 +50,16 @@ def recipe(out: Path, slides: int, held_out: int, weights: Path | None) -> list[
     """The words of each command behind `python`, in their order."""
     start = ["--pretrained"] if weights is None else ["--weights", weights.resolve()]
     train, new = out / "train", out / "held-out"
+    made = train / "slides"
     bags, new_bags, runs = ({way: out / what / way for way in WAYS} for what in ("bags", "new-bags", "runs"))
     labels, chipnet = ["--labels", train / "labels.csv"], out / "runs" / "chipnet"
     by_attention = ["--rank", "attention", "--chipnet", chipnet]
     return [
         ["-m", "tiling.synthetic", "--out", train, "--slides", slides, "--seed", 1, *MADE],
         ["-m", "tiling.synthetic", "--out", new, "--slides", held_out, "--seed", 2, "--prefix", "new", *MADE],
-        ["-m", "tiling", train / "slides", "--out", bags["tissue"], *TILES],
+        ["-m", "tiling", made, "--out", bags["tissue"], *TILES],
         ["train.py", "--bags", bags["tissue"], *labels, "--out", chipnet, *CHIPNET, *start],
-        ["-m", "tiling.reselect", bags["tissue"], "--out", bags["attention"], *by_attention],
+        ["-m", "tiling.reselect", bags["tissue"], "--out", bags["attention"], "--slides", made, *by_attention],
         *(["train.py", "--bags", bags[way], *labels, "--out", runs[way], *MODEL, *start] for way in WAYS),
         ["-m", "tiling", new / "slides", "--out", new_bags["tissue"], *TILES],
         ["-m", "tiling", new / "slides", "--out", new_bags["attention"], *TILES, *by_attention],

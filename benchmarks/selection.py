@@ -138,8 +138,9 @@ def pick(way: Way) -> None:
         chipnet = look(tissue, ROUNDS[-1] if way.name == MIXED else way.name)
         share = ("--attention-share", "0.5") if way.name == MIXED else ()
         command(
-            "-m", "tiling.reselect", tissue.bags, "--out", way.bags, "--rank", "attention", "--chipnet", chipnet, *share
-        )
+            "-m", "tiling.reselect", tissue.bags, "--out", way.bags, "--slides", slides, "--rank", "attention",
+            "--chipnet", chipnet, *share,
+        )  # fmt: skip
 
 
 def look(tissue: Way, nth: str) -> Path:

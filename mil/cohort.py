@@ -107,7 +107,7 @@ def _with_bags(
     if labels.soft is None:
         return labels
     slides = labels.soft.table["slide_id"]
-    has_bag = slides.isin([*bags.refs]).to_numpy()
+    has_bag = np.array([slide_id in bags.refs for slide_id in slides])
     if not has_bag.all() and not skip_missing:
         slide_id = slides[~has_bag].iloc[0]
         sentence = (

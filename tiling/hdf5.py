@@ -29,7 +29,7 @@ _ATTRIBUTE_BYTES = 1 << 16  # read of an attribute, at most; HDF5's own limit fo
 _MOST_PACKED = 1100  # Deflate packs at most 1 : 1032.
 _LARGE_BYTES = 1 << 28  # beyond, what packs better than features or coordinates do is there to fill the memory
 _LARGE_PACKED = 20
-_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000  # filters by HDF5's numbers; LZF is h5py's own
+_DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3  # filters by HDF5's numbers
 _CHECKSUM_BYTES = 4
 
 vlen_bytes: Any = h5py.vlen_dtype(np.uint8)  # the type of pictures, each as long as it is
@@ -118,7 +118,7 @@ class Dataset(_Object):
     def read(self) -> np.ndarray:
         """Its numbers, after `check`."""
         self.check()
-        if self._filters and _DEFLATE in self._pipeline():
+        if self._filters:
             self._check_chunks()
         out = np.empty(self.shape, self.dtype)
         self.id.read(h5py.h5s.ALL, h5py.h5s.ALL, out)
@@ -178,30 +178,28 @@ class Dataset(_Object):
         return [made.get_filter(index)[0] for index in range(self._filters)]
 
     def _check_filters(self) -> None:
-        filters, chunk = self._pipeline(), math.prod(self.id.get_create_plist().get_chunk()) * self.dtype.itemsize
-        packers = sum(each in (_DEFLATE, _LZF) for each in filters)
-        if packers > 1 or set(filters) - {_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF} or chunk > _LARGE_BYTES:
+        filters = self._pipeline()
+        order = [each for each in filters if each != _FLETCHER32]
+        if order not in ([], [_SHUFFLE], [_DEFLATE], [_SHUFFLE, _DEFLATE]) or self._chunk_bytes > _LARGE_BYTES:
             raise ValueError(f"{self.what} is packed in a way that is not read; pack it with gzip, or not at all")
 
+    @property
+    def _chunk_bytes(self) -> int:
+        return math.prod(self.id.get_create_plist().get_chunk()) * self.dtype.itemsize
+
     def _check_chunks(self) -> None:
-        """Raise ValueError where a chunk holds more than its size: HDF5 would inflate it to whatever that is."""
-        size, bit = (
-            math.prod(self.id.get_create_plist().get_chunk()) * self.dtype.itemsize,
-            self._pipeline().index(_DEFLATE),
-        )
+        """Raise ValueError where a packed chunk has not the size that it should have.
+
+        HDF5 would inflate more to whatever it is, and reads beyond the end of less.
+        """
+        size, filters = self._chunk_bytes, self._pipeline()
         places: list[tuple[int, ...]] = []
         self.id.chunk_iter(lambda info: places.append(info.chunk_offset))
         for place in places:
             mask, data = self.id.read_direct_chunk(place)
-            if mask >> bit & 1:
-                continue
-            inflating = zlib.decompressobj()
-            try:
-                inflated = len(inflating.decompress(data, size + _CHECKSUM_BYTES + 1))
-            except zlib.error as error:
-                raise ValueError(f"a chunk of {self.what} cannot be inflated: {error}") from error
-            if inflated > size + _CHECKSUM_BYTES:
-                raise ValueError(f"a chunk of {self.what} holds more than the {size} bytes of its size")
+            applied = [each for bit, each in enumerate(filters) if not mask >> bit & 1]
+            if (found := _unpacked_bytes(data, applied, size)) != size:
+                raise ValueError(f"a chunk of {self.what} has {found} bytes, or more, in place of {size}")
 
 
 class Group(_Object):
@@ -328,3 +326,18 @@ def _encoded(name: str) -> bytes:
 
 def _is_number(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "fiu" and dtype.itemsize <= 8
+
+
+def _unpacked_bytes(data: bytes, filters: list[int], size: int) -> int:
+    """How many bytes of a chunk come out of its filters, counted to a little beyond `size`."""
+    for each in reversed(filters):
+        if each == _FLETCHER32:
+            if len(data) < _CHECKSUM_BYTES:
+                return 0
+            data = data[:-_CHECKSUM_BYTES]
+        elif each == _DEFLATE:
+            try:
+                data = zlib.decompressobj().decompress(data, size + 2 * _CHECKSUM_BYTES)
+            except zlib.error as error:
+                raise ValueError(f"a chunk cannot be inflated: {error}") from error
+    return len(data)

@@ -153,7 +153,8 @@ def _refuse_duplicates(slides: list[SlideRef]) -> None:
     for slide in slides:
         if slide.slide_id in seen:
             raise InputError(
-                f"two slides have the name {slide.slide_id!r}: {str(seen[slide.slide_id])!r} and {str(slide.path)!r}; "
-                "rename one, or give a table with the columns slide_id and path"
+                f"two slides have the name {short(slide.slide_id, _LONGEST)!r}: "
+                f"{short(seen[slide.slide_id], _LONGEST)!r} and {short(slide.path, _LONGEST)!r}; rename one, or give a "
+                "table with the columns slide_id and path"
             )
         seen[slide.slide_id] = slide.path

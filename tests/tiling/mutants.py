@@ -62,7 +62,7 @@ def write_features_of(folder: Path, random: Random) -> Path:
         write_features(path, features, np.arange(10).reshape(5, 2), encoder="uni", patch_size=256, downsample=2.0)
         return path
     with h5py.File(path, "w") as file:
-        packing = {"compression": str(random.choice(["gzip", "lzf"])), "shuffle": True, "fletcher32": True}
+        packing = {"compression": "gzip", "shuffle": True, "fletcher32": random.random() < 0.5}
         file.create_dataset("features", data=features, chunks=(2, 8), maxshape=(None, 8), **packing)
         file.create_dataset("coords", data=np.arange(10).reshape(5, 2), chunks=(2, 2)).attrs["patch_size_level0"] = 512
     return path
@@ -193,6 +193,8 @@ def change_values(file: h5py.File, random: Random, where: str) -> None:
     if not isinstance(dataset, h5py.Dataset) or not dataset.shape or 0 in dataset.shape:
         return
     index = tuple(int(random.integers(side)) for side in dataset.shape)
+    if h5py.check_string_dtype(dataset.dtype) is not None and dataset.dtype.kind == "O":
+        return  # texts: h5py crashes where it is given bytes for them
     if dataset.dtype.kind == "O":
         choice = pictures()
         dataset[index] = np.frombuffer(choice[random.integers(len(choice))], np.uint8)

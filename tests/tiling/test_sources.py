@@ -118,3 +118,10 @@ def test_rows_of_strangers(tmp_path: Path, row: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
         find_slides([tmp_path / "slides.csv"])
     assert len(str(caught.value)) < 500
+
+
+def test_two_slides_of_one_long_name(tmp_path: Path) -> None:
+    (tmp_path / "slides.csv").write_text(f"slide_id,path\na,{'9' * 5000}\na,b.svs\n")
+    with pytest.raises(InputError, match="two slides have the name 'a'") as caught:
+        find_slides([tmp_path / "slides.csv"])
+    assert len(str(caught.value)) < 1000

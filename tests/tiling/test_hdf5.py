@@ -127,6 +127,13 @@ class TestClaims:
             file["x"].id.write_direct_chunk((0,), data or b"a")
         assert "in place of 48" in refusal(tmp_path / "a.h5")
 
+    def test_chunk_that_is_larger_packed_than_it_is(self, tmp_path: Path) -> None:
+        """A damaged index says gigabytes, for which HDF5 would take the memory before it looks."""
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file.create_dataset("x", (6,), np.int64, chunks=(6,), compression="gzip")
+            file["x"].id.write_direct_chunk((0,), bytes(2000))
+        assert refusal(tmp_path / "a.h5") == "a chunk of its x takes 2000 bytes packed, and 48 as it is"
+
     @pytest.mark.parametrize("packing", [{"scaleoffset": 0}, {"compression": "lzf"}])
     def test_packings_whose_sizes_cannot_be_checked(self, tmp_path: Path, packing: dict[str, Any]) -> None:
         with h5py.File(tmp_path / "a.h5", "w") as file:

@@ -31,6 +31,7 @@ _LARGE_BYTES = 1 << 28  # beyond, what packs better than features or coordinates
 _LARGE_PACKED = 20
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3  # filters by HDF5's numbers
 _CHECKSUM_BYTES = 4
+_LITTLE_BYTES = 1024  # what deflate may add to what it cannot pack
 
 vlen_bytes: Any = h5py.vlen_dtype(np.uint8)  # the type of pictures, each as long as it is
 
@@ -193,10 +194,12 @@ class Dataset(_Object):
         HDF5 would inflate more to whatever it is, and reads beyond the end of less.
         """
         size, filters = self._chunk_bytes, self._pipeline()
-        places: list[tuple[int, ...]] = []
-        self.id.chunk_iter(lambda info: places.append(info.chunk_offset))
-        for place in places:
-            mask, data = self.id.read_direct_chunk(place)
+        chunks: list[Any] = []
+        self.id.chunk_iter(chunks.append)
+        if (largest := max((chunk.size for chunk in chunks), default=0)) > size + size // 100 + _LITTLE_BYTES:
+            raise ValueError(f"a chunk of {self.what} takes {largest} bytes packed, and {size} as it is")
+        for chunk in chunks:
+            mask, data = self.id.read_direct_chunk(chunk.chunk_offset)
             applied = [each for bit, each in enumerate(filters) if not mask >> bit & 1]
             if (found := _unpacked_bytes(data, applied, size)) != size:
                 raise ValueError(f"a chunk of {self.what} has {found} bytes, or more, in place of {size}")

@@ -97,12 +97,12 @@ class TestClaims:
             file.dataset("x").read()
 
     def test_chunk_that_holds_more_than_its_size(self, tmp_path: Path) -> None:
-        """100 MB of zeros are 100 kB: HDF5 would inflate them all, for a chunk of 48 bytes."""
+        """A megabyte of zeros is a kilobyte: HDF5 would inflate it all, for a chunk of 48 bytes."""
         import zlib
 
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file.create_dataset("x", (6,), np.int64, chunks=(6,), compression="gzip")
-            file["x"].id.write_direct_chunk((0,), zlib.compress(bytes(10**8)))
+            file["x"].id.write_direct_chunk((0,), zlib.compress(bytes(10**6)))
         assert refusal(tmp_path / "a.h5") == "a chunk of its x has 56 bytes, or more, in place of 48"
 
     def test_packed_numbers(self, tmp_path: Path) -> None:
@@ -126,6 +126,13 @@ class TestClaims:
             file["x"][:] = 1
             file["x"].id.write_direct_chunk((0,), data or b"a")
         assert "in place of 48" in refusal(tmp_path / "a.h5")
+
+    def test_chunk_that_is_larger_packed_than_it_is(self, tmp_path: Path) -> None:
+        """A damaged index says gigabytes, for which HDF5 would take the memory before it looks."""
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file.create_dataset("x", (6,), np.int64, chunks=(6,), compression="gzip")
+            file["x"].id.write_direct_chunk((0,), bytes(2000))
+        assert refusal(tmp_path / "a.h5") == "a chunk of its x takes 2000 bytes packed, and 48 as it is"
 
     @pytest.mark.parametrize("packing", [{"scaleoffset": 0}, {"compression": "lzf"}])
     def test_packings_whose_sizes_cannot_be_checked(self, tmp_path: Path, packing: dict[str, Any]) -> None:

@@ -423,7 +423,8 @@ class TestTilesThatAChipnetPicks:
         assert "and bags have their tiles; leave it out" in refusal(
             infer.main, *given, tables[1], "--bags", bags, "--chipnet", chipnet
         )
-        assert reselect.main([str(bags), "--out", str(tmp_path / "others"), "--chipnet", str(other)]) == 0
+        elsewhere = ["--slides", str(cohort.slides)]
+        assert reselect.main([str(bags), "--out", str(tmp_path / "others"), "--chipnet", str(other), *elsewhere]) == 0
         assert infer.main([*given, str(tables[1]), "--bags", str(tmp_path / "others")]) == 1
         assert pd.read_csv(tables[1])["error"].str.contains("made with another chipnet than the run").all()
 

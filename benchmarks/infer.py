@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--instances", type=int, default=16, help="tiles of a slide")
     parser.add_argument("--backbone", default="resnet18", help="timm model")
     parser.add_argument("--folds", type=int, default=1, help="networks that score each slide")
-    parser.add_argument("--slides", type=int, default=96, help="slides of a round")
+    parser.add_argument("--slides", type=int, default=64, help="slides of a round")
     parser.add_argument("--rounds", type=int, default=3, help="times everything is measured")
     parser.add_argument("--workers", type=int, default=1, help="processes that tile, or threads that read")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
